@@ -1,0 +1,101 @@
+# `make help` lists what there is to make. Nothing but GNU make and Python is needed to start.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= $(firstword $(shell command -v python3 python3.13 python3.12 python3.11) python3)
+ARGS ?=
+BIN := .venv/bin
+LOCKS := requirements/build.txt requirements/runtime.txt requirements/dev.txt
+# Every requirement is locked with its hash, the build backend too, which is installed first: so pip builds nothing in
+# an environment of its own, into which it would fetch what is not locked.
+PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --use-pep517 --no-build-isolation
+APT_INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends
+
+.PHONY: help serve test check fix lock venv debian-packages clean
+
+help:  ## list the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 24
+
+serve: .venv/runtime.stamp  ## run the mirror on port 5000; options: make serve ARGS="--listen 127.0.0.1:5001"
+	@exec $(BIN)/mirror serve $(ARGS)
+
+test: debian-packages .venv/dev.stamp  ## run every test; options: make test ARGS="-k digest"
+	$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/dev.stamp  ## format, lint, types, imports
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: .venv/dev.stamp  ## repair what can be repaired
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+venv: .venv/dev.stamp  ## make .venv with what developers need
+
+lock:  ## write requirements/*.txt anew from pyproject.toml
+	@tool=$$(mktemp -d); trap 'rm -rf "$$tool"' EXIT
+	$(PYTHON) -m venv "$$tool"
+	"$$tool/bin/python" -m pip --disable-pip-version-check install --quiet uv
+	lock() {
+	  "$$tool/bin/uv" pip compile "$$@" --upgrade --quiet --universal --python-version 3.11 \
+	    --generate-hashes --no-emit-index-url --no-header --no-annotate >/dev/null
+	}
+	lock --group build -o requirements/build.txt
+	lock pyproject.toml -o requirements/runtime.txt
+	lock pyproject.toml --group dev -c requirements/build.txt -c requirements/runtime.txt -o requirements/dev.txt
+
+clean:  ## remove what was made; a cache folder of the mirror stays
+	rm -rf .venv build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find mirror tests -name __pycache__ -prune -exec rm -rf {} +
+
+# Made anew when the locks change, so that nothing stays that is no longer asked for.
+.venv/created.stamp: $(LOCKS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+	  echo "mirror needs Python 3.11 or later; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -c 'import ensurepip' 2>/dev/null || {
+	  package=$$($(PYTHON) -c 'import sys; print("python{}.{}-venv".format(*sys.version_info))')
+	  if [ "$$(id -u)" != 0 ]; then
+	    echo "a virtual environment needs a package: run apt-get install $$package as root" >&2; exit 1
+	  fi
+	  apt-get update -q
+	  $(APT_INSTALL) "$$package"; }
+	$(PYTHON) -m venv --clear .venv
+	$(PIP_INSTALL) --require-hashes -r requirements/build.txt
+	touch $@
+
+.venv/runtime.stamp: .venv/created.stamp pyproject.toml mirror/__init__.py
+	@$(PIP_INSTALL) --require-hashes -r requirements/runtime.txt
+	$(PIP_INSTALL) --no-deps --editable .
+	touch $@
+
+.venv/dev.stamp: .venv/runtime.stamp
+	@$(PIP_INSTALL) --require-hashes -r requirements/dev.txt
+	touch $@
+
+# Where systemd runs, three of the packages start a service when they are installed, docker-registry on the mirror's own
+# port. The tests start their own, so what this installs does not stay running; what was there before is left alone.
+debian-packages:
+	@missing=()
+	while read -r package _; do
+	  [ "$$(dpkg-query -W -f '$${db:Status-Status}' "$$package" 2>/dev/null)" = installed ] || missing+=("$$package")
+	done < tests/debian-packages.txt
+	[ $${#missing[@]} != 0 ] || exit 0
+	if [ "$$(id -u)" != 0 ]; then
+	  echo "the tests need Debian packages: run apt-get install $${missing[*]} as root" >&2; exit 1
+	fi
+	apt-get update -q
+	$(APT_INSTALL) "$${missing[@]}"
+	[ ! -d /run/systemd/system ] || for package in "$${missing[@]}"; do
+	  case $$package in
+	    containerd | docker-registry) systemctl disable --now "$$package.service" ;;
+	    docker.io) systemctl disable --now docker.service docker.socket ;;
+	  esac
+	done
+
+.ONESHELL:

@@ -1,0 +1,42 @@
+"""The command line: one parser, one exit code for each kind of failure."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from mirror import __version__
+from mirror.cli import serve
+from mirror.errors import ConfigError, MirrorError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_FAILURE = 1
+_MISUSE = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return 0, 1 for failure or 2 for misuse."""
+    parser = argparse.ArgumentParser(
+        prog="mirror", description="A pull-through caching mirror for container registries."
+    )
+    parser.add_argument("--version", action="version", version=f"mirror {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    serve.add_parser(commands)
+    options = parser.parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except ConfigError as error:
+        return _fail(error, _MISUSE)
+    except (MirrorError, OSError) as error:
+        return _fail(error, _FAILURE)
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def _fail(error: BaseException, code: int) -> int:
+    print(f"mirror: {error}", file=sys.stderr)
+    return code

@@ -1,0 +1,129 @@
+"""``mirror serve``: reads the configuration, opens the port, runs one process or several."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from mirror import __version__
+from mirror.cli.options import add_config_option, find_config
+from mirror.cli.sockets import Listening
+from mirror.concurrency.processes import WorkerProcesses
+from mirror.config import TcpAddress, load
+from mirror.telemetry import logs
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator, Sequence
+
+    from mirror.config import Config
+
+log = structlog.get_logger(__name__)
+
+_DRAIN_MARGIN_SECONDS = 5.0
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser("serve", help="run the mirror")
+    add_config_option(parser)
+    parser.add_argument("--listen", action="append", metavar="ADDR", help="host:port or unix:/path; may be repeated")
+    parser.add_argument("--cache-dir", metavar="DIR", help="where content is kept")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that share port and cache; 0: one a core")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError: the configuration cannot be used.
+        OSError: the port or the cache folder cannot.
+    """
+    overrides = {
+        "server.listen": options.listen,
+        "server.workers": options.workers,
+        "cache.dir": options.cache_dir,
+    }
+    config = load(path=find_config(options.config, os.environ), environ=os.environ, overrides=overrides)
+    logs.configure(config.log)
+    count = config.server.worker_count
+    with Listening(config.server.listen, count) as listening, _shared_metrics(count):
+        # only now: prometheus-client chooses, when it is imported, whether metrics are shared between processes
+        from mirror.app import prepare_store  # noqa: PLC0415 - see above
+
+        prepare_store(config)
+        _welcome(config, listening)
+        log.info("server.started", version=__version__, workers=count, cache=str(config.cache.dir))
+        if count == 1:
+            asyncio.run(_serve(config, listening.of_worker(0)))
+            return 0
+        return _run_workers(config, listening, count)
+
+
+async def _serve(config: Config, sockets: Sequence[socket.socket]) -> None:
+    from mirror.app import running  # noqa: PLC0415 - see `run`
+
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stopped.set)
+    async with running(config, sockets):
+        await stopped.wait()
+    log.info("server.stopped", pid=os.getpid())
+
+
+def _run_workers(config: Config, listening: Listening, count: int) -> int:
+    from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 - see `run`
+
+    def work(slot: int) -> None:
+        sockets = listening.of_worker(slot)
+        listening.forget_all_but(slot)
+        asyncio.run(_serve(config, sockets))
+
+    return WorkerProcesses(
+        count,
+        work,
+        grace_seconds=config.server.shutdown_grace_seconds + _DRAIN_MARGIN_SECONDS,
+        stopping=listening.close,
+        died=mark_process_dead,
+    ).run()
+
+
+@contextlib.contextmanager
+def _shared_metrics(count: int) -> Iterator[None]:
+    """Give several workers a folder through which one scrape answers for all."""
+    if count == 1:
+        os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+        yield
+        return
+    folder = tempfile.mkdtemp(prefix="mirror-metrics-")
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _welcome(config: Config, listening: Listening) -> None:
+    """Say on a terminal where the mirror is and how a Docker daemon uses it."""
+    if not sys.stdout.isatty():
+        return
+    port = next((one.port for one in listening.addresses if isinstance(one, TcpAddress)), None)
+    print(f"mirror {__version__}")
+    print(f"  listening on  {', '.join(str(one) for one in listening.addresses)}")
+    print(f"  caching in    {Path(config.cache.dir).resolve()}")
+    if port is not None:
+        print("  to use it, put into /etc/docker/daemon.json and run `systemctl reload docker`:")
+        print(f'    {{ "registry-mirrors": ["http://{socket.gethostname()}:{port}"],')
+        print(f'      "insecure-registries": ["{socket.gethostname()}:{port}"] }}')

@@ -1,0 +1,1 @@
+"""Tasks, shared calls and worker processes; nothing here knows about registries."""

@@ -1,0 +1,130 @@
+"""Worker processes under one supervising process: forked, restarted when they die, drained on SIGTERM.
+
+The supervisor holds the listening sockets. A connection that waits in the queue of a worker that died is answered by
+the one that takes its place.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+log = structlog.get_logger(__name__)
+
+_FAST_DEATH_SECONDS = 1.0  # a worker that dies sooner is restarted with a pause: it may die of its configuration
+_PAUSE_SECONDS = 1.0
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
+
+
+class WorkerProcesses:
+    """Keeps ``count`` forked processes running ``work(slot)`` until it is told to stop."""
+
+    def __init__(
+        self,
+        count: int,
+        work: Callable[[int], None],
+        *,
+        grace_seconds: float,
+        stopping: Callable[[], None],
+        died: Callable[[int], None],
+    ) -> None:
+        """Prepare.
+
+        Args:
+            count: how many processes.
+            work: runs in each, with its slot from 0; returns after SIGTERM.
+            grace_seconds: how long a worker may take to end before it is killed.
+            stopping: called once in the supervisor when SIGTERM has come, before it is passed on.
+            died: called in the supervisor with the process number of each worker that ended.
+        """
+        self._count = count
+        self._work = work
+        self._grace_seconds = grace_seconds
+        self._stopping = stopping
+        self._died = died
+        self._slots: dict[int, tuple[int, float]] = {}
+        self._is_stopping = False
+
+    def run(self) -> int:
+        """Start all, restart those that die, end when told to; return the exit code."""
+        for signum in _STOPPING:
+            signal.signal(signum, self._stop)
+        for slot in range(self._count):
+            self._start(slot)
+        while not self._is_stopping:
+            self._restart_one()
+        return self._drain()
+
+    def _start(self, slot: int) -> None:
+        # a signal in between must not reach a child that still has the supervisor's handlers
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+        process = os.fork()
+        if process == 0:
+            self._run_child(slot)
+        self._slots[process] = (slot, time.monotonic())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+
+    def _run_child(self, slot: int) -> None:
+        code = 1
+        try:
+            for signum in _STOPPING:
+                signal.signal(signum, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+            self._work(slot)
+            code = 0
+        except KeyboardInterrupt:
+            code = 0
+        except BaseException:
+            log.exception("worker.failed", slot=slot)
+        finally:
+            os._exit(code)  # nothing of the supervisor's may run twice
+
+    def _restart_one(self) -> None:
+        try:
+            process, status = os.waitpid(-1, 0)
+        except InterruptedError:
+            return
+        slot, started = self._slots.pop(process)
+        self._died(process)
+        if self._is_stopping:
+            return
+        log.error("worker.died", slot=slot, exit_code=os.waitstatus_to_exitcode(status))
+        if time.monotonic() - started < _FAST_DEATH_SECONDS:
+            time.sleep(_PAUSE_SECONDS)
+        if not self._is_stopping:
+            self._start(slot)
+
+    def _stop(self, signum: int, _frame: FrameType | None) -> None:
+        if not self._is_stopping:
+            log.info("server.stopping", signal=signal.Signals(signum).name)
+            self._is_stopping = True
+            self._stopping()
+            self._signal_all(signal.SIGTERM)
+
+    def _signal_all(self, signum: signal.Signals) -> None:
+        for process in self._slots:
+            os.kill(process, signum)
+
+    def _drain(self) -> int:
+        deadline = time.monotonic() + self._grace_seconds
+        failures = 0
+        while self._slots:
+            process, status = os.waitpid(-1, os.WNOHANG)
+            if process:
+                self._slots.pop(process)
+                self._died(process)
+                failures += os.waitstatus_to_exitcode(status) not in {0, -signal.SIGTERM}
+            elif time.monotonic() > deadline:
+                self._signal_all(signal.SIGKILL)
+                deadline = float("inf")
+            else:
+                time.sleep(0.02)
+        return 1 if failures else 0

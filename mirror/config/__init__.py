@@ -1,0 +1,31 @@
+"""The configuration: one TOML file, environment variables and flags, checked once and handed on as frozen values."""
+
+from __future__ import annotations
+
+from mirror.config.load import load
+from mirror.config.settings import (
+    CacheConfig,
+    Config,
+    Credential,
+    LogConfig,
+    LogFormat,
+    LogLevel,
+    ServerConfig,
+    UpstreamConfig,
+)
+from mirror.config.values import Address, TcpAddress, UnixAddress
+
+__all__ = [
+    "Address",
+    "CacheConfig",
+    "Config",
+    "Credential",
+    "LogConfig",
+    "LogFormat",
+    "LogLevel",
+    "ServerConfig",
+    "TcpAddress",
+    "UnixAddress",
+    "UpstreamConfig",
+    "load",
+]

@@ -1,0 +1,170 @@
+"""Putting the configuration together: later sources win, everything is checked, every error is one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mirror.config import schema, sources, values
+from mirror.config.settings import (
+    DOCKER_HUB,
+    SECTIONS,
+    CacheConfig,
+    Config,
+    Credential,
+    Declared,
+    LogConfig,
+    ServerConfig,
+    UpstreamConfig,
+    declared,
+)
+from mirror.config.sources import BUILT_IN_PLACE, UPSTREAMS, Entry, File, Key, dotted
+from mirror.errors import ConfigError
+
+
+def load(*, path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, object]) -> Config:
+    """Read the configuration: flags win over the environment, the environment over the file, the file over defaults.
+
+    Args:
+        path: the file, which must exist; ``None`` for none.
+        environ: the process's environment.
+        overrides: flags by dotted key, such as ``{"server.workers": 2}``; one that is ``None`` was not given.
+
+    Raises:
+        ConfigError: one line that names the place, the key and the reason.
+    """
+    settled: _Settled = {}
+    _settle(settled, sources.built_in())
+    if path is not None:
+        _settle(settled, File(path).entries())
+    _settle(settled, sources.environment(environ, _upstream_names(settled)))
+    _settle(settled, sources.flags(overrides))
+    cache = CacheConfig(**_section(settled, "cache"))
+    return Config(
+        server=ServerConfig(**_section(settled, "server")),
+        log=LogConfig(**_section(settled, "log")),
+        cache=cache,
+        upstreams=_upstreams(settled, environ, cache),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    value: Any  # of the type that the key's field has, as its kind read it
+    entry: Entry
+
+    def fault(self, reason: str) -> ConfigError:
+        return self.entry.fault(reason)
+
+
+_Settled = dict[Key, _Setting]
+
+
+def _settle(settled: _Settled, entries: Iterable[Entry]) -> None:
+    for entry in entries:
+        kind = schema.find(entry).kind
+        written = entry.written
+        try:
+            value = kind.read(kind.from_text(written) if entry.is_text and isinstance(written, str) else written)
+        except values.Unfit as error:
+            raise entry.fault(str(error)) from error
+        settled[entry.key] = _Setting(value, entry)
+
+
+def _section(settled: _Settled, name: str) -> dict[str, Any]:
+    return _given(settled, (name,), SECTIONS[name])
+
+
+def _given(settled: _Settled, parents: Key, known: Mapping[str, Declared]) -> dict[str, Any]:
+    """Return what was set, by the name of its field."""
+    found = {one.attribute: settled.get((*parents, key)) for key, one in known.items()}
+    return {attribute: setting.value for attribute, setting in found.items() if setting is not None}
+
+
+def _upstream_names(settled: _Settled) -> list[str]:
+    return list(dict.fromkeys(key[1] for key in settled if key[0] == UPSTREAMS))
+
+
+def _upstreams(settled: _Settled, environ: Mapping[str, str], cache: CacheConfig) -> dict[str, UpstreamConfig]:
+    names = [name for name in _upstream_names(settled) if _is_enabled(settled, name)]
+    default = _default(settled, names)
+    upstreams = {}
+    for name in names:
+        computed: dict[str, Any] = {"endpoints": (f"https://{name}",), "tag_ttl_seconds": cache.tag_ttl_seconds}
+        given = _given(settled, (UPSTREAMS, name), declared(UpstreamConfig)) | {"default": name == default}
+        credential = _credential(settled, name, environ)
+        upstreams[name] = UpstreamConfig(name=name, credential=credential, **(computed | given))
+    _check_hostnames(settled, upstreams.values())
+    return upstreams
+
+
+def _is_enabled(settled: _Settled, name: str) -> bool:
+    setting = settled.get((UPSTREAMS, name, "enabled"))
+    return setting is None or bool(setting.value)
+
+
+def _default(settled: _Settled, names: Iterable[str]) -> str:
+    """Choose the one that is asked for; the built-in one gives way."""
+    claims = [claim for name in names if (claim := settled.get((UPSTREAMS, name, "default"))) and claim.value]
+    asked = [claim for claim in claims if claim.entry.place != BUILT_IN_PLACE]
+    if len(asked) > 1:
+        raise asked[1].fault(f"cannot be true too: {dotted(asked[0].entry.key)} is")
+    if not claims:
+        hub = (UPSTREAMS, DOCKER_HUB)
+        culprit = settled[*hub, "default"] if _is_enabled(settled, DOCKER_HUB) else settled[*hub, "enabled"]
+        raise culprit.fault("leaves no default upstream; set default = true for another one")
+    return (asked or claims)[0].entry.key[1]
+
+
+def _check_hostnames(settled: _Settled, upstreams: Iterable[UpstreamConfig]) -> None:
+    owners: dict[str, str] = {}
+    for upstream in upstreams:
+        for hostname in upstream.hostnames:
+            owner = owners.setdefault(hostname, upstream.name)
+            if owner != upstream.name:
+                setting = settled[UPSTREAMS, upstream.name, "hostnames"]
+                raise setting.fault(f"has {hostname}, which already selects {owner}")
+
+
+def _credential(settled: _Settled, name: str, environ: Mapping[str, str]) -> Credential | None:
+    def given(key: str) -> list[_Setting]:
+        setting = settled.get((UPSTREAMS, name, key))
+        return [setting] if setting is not None and setting.value else []
+
+    username = given("username")
+    passwords = [*given("password_file"), *given("password_env"), *given("password")]
+    if len(passwords) > 1:
+        raise passwords[1].fault(f"cannot be set together with {passwords[0].entry.key[-1]}")
+    if passwords and not username:
+        raise passwords[0].fault("needs username too")
+    if username and not passwords:
+        raise username[0].fault("needs password_file, password_env or password too")
+    return Credential(username=username[0].value, password=_password(passwords[0], environ)) if username else None
+
+
+def _password(setting: _Setting, environ: Mapping[str, str]) -> str:
+    """Read the password from where the setting says it is; no message shows it."""
+    key = setting.entry.key[-1]
+    if key == "password":
+        return str(setting.value)
+    text = _read_secret(setting) if key == "password_file" else environ.get(setting.value, "")
+    if not text:
+        raise setting.fault(
+            "names a file that is empty" if key == "password_file" else "names a variable that is not set"
+        )
+    try:
+        return values.LINE.read(text)
+    except values.Unfit:
+        raise setting.fault("names something that is not one line of text") from None
+
+
+def _read_secret(setting: _Setting) -> str:
+    try:
+        text = Path(setting.value).read_text(encoding="utf-8")
+    except OSError as error:
+        raise setting.fault(f"cannot be read: {error.strerror}: {setting.value}") from error
+    except UnicodeDecodeError:
+        raise setting.fault("is not UTF-8 text") from None  # the error holds the content
+    return text.removesuffix("\n")

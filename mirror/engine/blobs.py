@@ -1,0 +1,222 @@
+"""Blobs: from the store, behind a download, or passed through when only a far part of a missing one is wanted."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import structlog
+
+from mirror.engine.answers import BlobAnswer
+from mirror.engine.download import Source
+from mirror.errors import Denied, NotFound, StorageError, UpstreamError
+from mirror.http.cache_status import Outcome
+from mirror.http.ranges import parse_range
+from mirror.oci.descriptor import Descriptor
+from mirror.oci.media_types import OCTET_STREAM
+from mirror.ports import Held
+
+if TYPE_CHECKING:
+    from mirror.concurrency.single_flight import SingleFlight
+    from mirror.engine.downloads import Downloads
+    from mirror.engine.refusals import Refusals
+    from mirror.oci.digest import Digest
+    from mirror.oci.reference import Repository
+    from mirror.ports import BlobStore, Body, Index, Memory, Upstream
+
+log = structlog.get_logger(__name__)
+
+_FAR_AHEAD_BYTES = 16 * 1024 * 1024  # a second or so of a slow line: nearer, waiting is cheaper than asking
+
+
+class Blobs:
+    """Serves blobs through the repositories that are known to hold them."""
+
+    def __init__(
+        self,
+        *,
+        store: BlobStore,
+        index: Index,
+        memory: Memory[Held],
+        downloads: Downloads,
+        flights: SingleFlight[str, Held],
+        refusals: Refusals,
+    ) -> None:
+        """Join the parts."""
+        self._store = store
+        self._index = index
+        self._memory = memory
+        self._downloads = downloads
+        self._flights = flights
+        self._refusals = refusals
+
+    async def get(
+        self, upstream: Upstream, repository: Repository, digest: Digest, *, range_header: str | None
+    ) -> BlobAnswer:
+        """Open a blob, or the part of it that is asked for, for sending; the caller releases the answer.
+
+        Raises:
+            NotFound, Denied, Remembered: the upstream's answer, now or a moment ago.
+            RangeUnsatisfiable: the part starts past the end.
+            UpstreamError: it is not stored and cannot be fetched.
+        """
+        await self._refusals.check(_key(repository, digest))
+        held = await self._find_held(repository, digest)
+        stored = await self._find_stored(digest)
+        async with AsyncExitStack() as resources:
+            if stored is not None:
+                resources.callback(stored.close)
+                outcome = Outcome.HIT
+                if held is None:
+                    await self._confirm(upstream, repository, digest)
+                    outcome = Outcome.REVALIDATED
+                return self._answer(digest, outcome, stored, range_header, resources)
+            body, outcome = await self._follow(upstream, repository, digest, is_held=held is not None)
+            resources.callback(body.close)
+            ahead = await self._open_ahead(upstream, repository, digest, body, range_header)
+            return ahead or self._answer(digest, outcome, body, range_header, resources)
+
+    async def head(self, upstream: Upstream, repository: Repository, digest: Digest) -> BlobAnswer:
+        """Say how long a blob is, without fetching it.
+
+        Raises:
+            NotFound, Denied, Remembered, UpstreamError: as ``get``.
+        """
+        await self._refusals.check(_key(repository, digest))
+        held = await self._find_held(repository, digest)
+        stored = await self._find_stored(digest)
+        if stored is not None:
+            stored.close()
+            if held is not None:
+                return BlobAnswer(digest=digest, outcome=Outcome.HIT, size_bytes=stored.size_bytes)
+            await self._confirm(upstream, repository, digest)
+            return BlobAnswer(digest=digest, outcome=Outcome.REVALIDATED, size_bytes=stored.size_bytes)
+        size_bytes = await self._ask_size(upstream, repository, digest, held)
+        return BlobAnswer(digest=digest, outcome=Outcome.BYPASS, size_bytes=size_bytes or None)
+
+    async def _ask_size(
+        self, upstream: Upstream, repository: Repository, digest: Digest, held: Held | None
+    ) -> int | None:
+        if held is None:
+            return (await self._confirm(upstream, repository, digest)).descriptor.size_bytes
+        try:
+            return await upstream.find_blob_size(repository, digest) or held.descriptor.size_bytes
+        except UpstreamError:
+            return held.descriptor.size_bytes  # a manifest of this repository names it, and its size
+
+    # ---- where it comes from
+
+    async def _find_stored(self, digest: Digest) -> Body | None:
+        try:
+            return await self._store.find(digest)
+        except StorageError as error:  # as good as not stored
+            log.error("store.failed", digest=str(digest), error=str(error))
+            return None
+
+    async def _follow(
+        self, upstream: Upstream, repository: Repository, digest: Digest, *, is_held: bool
+    ) -> tuple[Body, Outcome]:
+        """Join the download of a digest, or start it; what somebody else fetches is shared after a check of one's own."""
+        download = self._downloads.find(digest)
+        if download is not None and not is_held and download.source.repository != repository:
+            await self._confirm(upstream, repository, digest)
+            download = self._downloads.find(digest)
+        outcome = Outcome.COALESCED
+        if download is None:
+            outcome = Outcome.MISS
+
+            async def confirm() -> None:
+                if not is_held:
+                    await self._confirm(upstream, repository, digest)
+
+            source = Source(repository=repository, upstream=upstream, confirm=confirm)
+            download = self._downloads.start(digest, source)
+        try:
+            await download.opened()
+        except (NotFound, Denied) as error:
+            await self._refusals.remember(_key(download.source.repository, digest), error)
+            raise
+        if not is_held:
+            await self._link(repository, digest, download.size_bytes)
+        return download.follow(), outcome
+
+    async def _open_ahead(
+        self, upstream: Upstream, repository: Repository, digest: Digest, body: Body, range_header: str | None
+    ) -> BlobAnswer | None:
+        """Ask the upstream for a part that the download reaches only much later; None where waiting is as well."""
+        if body.size_bytes is None or range_header is None:
+            return None
+        part = parse_range(range_header, body.size_bytes)
+        if part is None or part.first <= body.readable_now() + _FAR_AHEAD_BYTES:
+            return None
+        resources = AsyncExitStack()
+        try:
+            transfer = upstream.open_blob(repository, digest, first=part.first, last=part.last)
+            stream = await resources.enter_async_context(transfer)
+        except (UpstreamError, NotFound, Denied):
+            return None  # the download will get there
+        if stream.offset != part.first:  # no ranges here
+            await resources.aclose()
+            return None
+        body.close()
+        return BlobAnswer(
+            digest=digest,
+            outcome=Outcome.BYPASS,
+            size_bytes=body.size_bytes,
+            part=part,
+            stream=stream,
+            resources=resources,
+        )
+
+    def _answer(
+        self, digest: Digest, outcome: Outcome, body: Body, range_header: str | None, resources: AsyncExitStack
+    ) -> BlobAnswer:
+        size_bytes = body.size_bytes
+        part = None
+        if size_bytes is not None:
+            part = parse_range(range_header, size_bytes)
+        return BlobAnswer(
+            digest=digest,
+            outcome=outcome,
+            size_bytes=size_bytes,
+            part=part,
+            body=body,
+            resources=resources.pop_all(),
+        )
+
+    # ---- which repository holds it
+
+    async def _find_held(self, repository: Repository, digest: Digest) -> Held | None:
+        key = _key(repository, digest)
+        held = await self._memory.find(key)
+        if held is None:
+            held = await self._index.find_held(repository, digest)
+            if held is not None:
+                await self._memory.put(key, held)
+        return held
+
+    async def _confirm(self, upstream: Upstream, repository: Repository, digest: Digest) -> Held:
+        """Ask the upstream whether the repository holds the blob, and remember it."""
+        key = _key(repository, digest)
+
+        async def ask() -> Held:
+            try:
+                size_bytes = await upstream.find_blob_size(repository, digest)
+                return await self._link(repository, digest, size_bytes)
+            except (NotFound, Denied) as error:
+                await self._refusals.remember(key, error)
+                raise
+
+        held, _ = await self._flights.run(key, ask)
+        return held
+
+    async def _link(self, repository: Repository, digest: Digest, size_bytes: int | None) -> Held:
+        descriptor = Descriptor(media_type=OCTET_STREAM, digest=digest, size_bytes=size_bytes or 0)
+        held = Held(descriptor=descriptor, is_manifest=False)
+        await self._index.put_held(repository, [held])
+        await self._memory.put(_key(repository, digest), held)
+        return held
+
+
+def _key(repository: Repository, digest: Digest) -> str:
+    return f"blob:{repository}@{digest}"

@@ -1,0 +1,372 @@
+"""One blob in progress: one writer, many followers behind it, across requests and across worker processes.
+
+    ┌─ claim: WRITER ──► filling ──digest matches──► complete ──► commit
+    │                       │  ▲ └─ it does not ──► discarded, failed
+  start                     ▼  └ broken: resume by Range
+    │                    failed (what is written stays for the next writer)
+    └─ claim: BUSY ────► watching what another worker writes ──► complete, failed, or the claim: it died, go on
+
+Followers see the bytes up to a small tail, which is withheld until the digest matches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from mirror.errors import (
+    DigestMismatch,
+    MirrorError,
+    RateLimited,
+    StorageError,
+    UpstreamError,
+    UpstreamFailed,
+    UpstreamInvalid,
+    UpstreamUnreachable,
+)
+from mirror.oci.requests import Kind
+from mirror.ports import Claim, Origin
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from mirror.oci.digest import Digest
+    from mirror.oci.reference import Repository
+    from mirror.ports import BlobStore, Body, DownloadObserver, PartialBlob, Upstream
+
+log = structlog.get_logger(__name__)
+
+_LARGEST_TAIL_BYTES = 16 * 1024
+_WATCH_SECONDS = 0.01
+_RETRY_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # between attempts of which none brought a byte
+_FIRST_RETRY_SECONDS = 0.2
+
+
+def tail_bytes(size_bytes: int | None) -> int:
+    """Return how much of the end is withheld until the digest matches: a quarter at most, so that a small blob flows."""
+    if size_bytes is None:
+        return _LARGEST_TAIL_BYTES
+    return min(_LARGEST_TAIL_BYTES, -(-size_bytes // 4))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Whom to ask for a blob, and how to make sure that the repository holds it before sharing what others fetch."""
+
+    repository: Repository
+    upstream: Upstream
+    confirm: Callable[[], Awaitable[None]]
+
+
+class Download:
+    """The state that the writer and the followers of one blob share in this process."""
+
+    def __init__(self, digest: Digest, source: Source, store: BlobStore, observer: DownloadObserver) -> None:
+        """Prepare; nothing happens before ``run``."""
+        self.digest = digest
+        self.source = source
+        self._store = store
+        self._observer = observer
+        self._file: PartialBlob | Body | None = None
+        self._users = 0
+        self._changed = asyncio.Event()
+        self._written_bytes = 0
+        self._is_open = False
+        self._is_complete = False
+        self._error: MirrorError | None = None
+        self.was_stored_here = False
+        self.size_bytes: int | None = None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it ended without the whole blob."""
+        return self._error is not None
+
+    # ---- followers
+
+    async def opened(self) -> None:
+        """Wait until the upstream has begun to answer and the size, if it tells one, is known.
+
+        Raises:
+            MirrorError: it refused, or could not be reached: nothing was sent to anybody yet.
+        """
+        while not self._is_open:
+            if self._error is not None:
+                raise self._error
+            await self._changed.wait()
+
+    def follow(self) -> DownloadBody:
+        """Return a body that reads behind the writer; only after ``opened``."""
+        assert self._file is not None, "followed before it was opened"  # noqa: S101 - a mistake of ours
+        self._users += 1
+        return DownloadBody(self, self._file.fileno())
+
+    def readable_now(self) -> int:
+        """Return the end of what followers may read."""
+        if self._is_complete:
+            return self._written_bytes
+        end = self._written_bytes if self.size_bytes is None else min(self._written_bytes, self.size_bytes)
+        if self.size_bytes is None:
+            return max(0, end - tail_bytes(None))
+        return min(end, self.size_bytes - tail_bytes(self.size_bytes))
+
+    async def readable_to(self, offset: int) -> int:
+        """Wait until there is something at ``offset``; return the end of what can be read, ``offset`` at the end."""
+        while True:
+            end = self.readable_now()
+            if end > offset or self._is_complete:
+                return end
+            if self._error is not None:
+                raise self._error
+            await self._changed.wait()
+
+    def leave(self) -> None:
+        """Give up one use of the file; the last one closes it."""
+        self._users -= 1
+        if self._users == 0 and self._file is not None:
+            self._file.close()
+            self._file = None
+
+    # ---- the writer
+
+    async def run(self) -> None:
+        """Fill the file, or follow the worker that does, until it is complete or has failed.
+
+        Raises:
+            MirrorError: what every follower got too.
+        """
+        self._users += 1
+        self._observer.fill_started()
+        try:
+            await self._take()
+        except MirrorError as error:
+            self._fail(error)
+            raise
+        except BaseException:
+            self._fail(UpstreamFailed("the mirror is shutting down", upstream=self.source.upstream.name))
+            raise
+        finally:
+            self._observer.fill_ended()
+            self.leave()
+
+    async def _take(self) -> None:
+        """Become the writer, or watch the one who is and take over if it dies."""
+        partial = await self._open_partial()
+        is_confirmed = False
+        while True:
+            claim = partial.claim()
+            if claim is Claim.WRITER:
+                if await self._fill_or_start_over(partial):
+                    return
+                partial = await self._open_partial()
+                continue
+            if not is_confirmed:
+                await self.source.confirm()
+                is_confirmed = True
+            if claim is Claim.BUSY:
+                await self._watch(partial)
+            elif claim is Claim.STORED:
+                await self._adopt(partial)
+                return
+            elif self._is_open:
+                message = f"the download of {self.digest} was discarded by the worker that wrote it"
+                raise DigestMismatch(message, upstream=self.source.upstream.name)
+            else:
+                partial = await self._open_partial()
+
+    async def _open_partial(self) -> PartialBlob:
+        if self._file is not None:
+            self._file.close()
+        self._file = None
+        partial = await self._store.open_partial(self.digest)
+        self._file = partial
+        return partial
+
+    async def _watch(self, partial: PartialBlob) -> None:
+        if not self._is_open:
+            origin = await partial.announced()
+            if origin is not None:
+                self._open(origin.size_bytes)
+        self._advance(partial.written_bytes())
+        await asyncio.sleep(_WATCH_SECONDS)
+
+    async def _adopt(self, partial: PartialBlob) -> None:
+        """Take what another worker has just stored."""
+        size_bytes = partial.written_bytes()
+        if not self._is_open:  # then nobody follows this file, which may have been made after the other got its name
+            body = await self._store.find(self.digest)
+            if body is None:
+                raise StorageError(f"{self.digest} was stored and is gone again")
+            partial.close()
+            self._file = body
+            size_bytes = body.readable_now()
+        self._complete(size_bytes)
+
+    async def _fill_or_start_over(self, partial: PartialBlob) -> bool:
+        """Fill; False when what an earlier writer left was of no use and is gone, before anybody was sent any of it."""
+        left_bytes = partial.written_bytes()
+        try:
+            await self._fill(partial)
+        except UpstreamInvalid:
+            if self._is_open or not left_bytes:
+                raise
+            self._written_bytes = 0
+            self.size_bytes = None
+            return False
+        return True
+
+    async def _fill(self, partial: PartialBlob) -> None:
+        self._advance(partial.written_bytes())
+        if self._written_bytes:
+            log.debug("download.resumed", digest=str(self.digest), size_bytes=self._written_bytes)
+            await partial.read_written()
+            origin = await partial.announced()
+            self.size_bytes = None if origin is None else origin.size_bytes
+        await self._transfer_with_retries(partial)
+        if not partial.matches():
+            await self._reject(partial)
+        self._complete(partial.written_bytes())
+        try:
+            await partial.commit()
+            self.was_stored_here = True
+        except StorageError as error:  # the clients have their bytes; only the store has not
+            log.error("store.failed", digest=str(self.digest), error=str(error))
+
+    async def _reject(self, partial: PartialBlob) -> None:
+        upstream = self.source.upstream
+        self._observer.digest_mismatched(upstream.name)
+        upstream.note_wrong_content()
+        log.error("blob.digest_mismatch", upstream=upstream.name, digest=str(self.digest))
+        await partial.discard()
+        message = f"{upstream.name} sent something else than {self.digest} for {self.source.repository.name}"
+        raise DigestMismatch(message, upstream=upstream.name)
+
+    async def _transfer_with_retries(self, partial: PartialBlob) -> None:
+        failures = 0
+        while True:
+            before = self._written_bytes
+            started = asyncio.get_running_loop().time()
+            try:
+                return await self._transfer(partial)
+            except UpstreamError as error:
+                failures = 1 if self._written_bytes > before else failures + 1
+                elapsed_seconds = asyncio.get_running_loop().time() - started
+                wait_seconds = self._wait_before_retry(error, failures, elapsed_seconds)
+                if wait_seconds is None:
+                    if isinstance(error, UpstreamInvalid):  # what is there cannot be gone on with
+                        await partial.discard()
+                    raise
+                log.debug("download.interrupted", digest=str(self.digest), at=self._written_bytes, error=str(error))
+            await asyncio.sleep(wait_seconds)
+            if self._written_bytes:
+                self._observer.fill_resumed(self.source.upstream.name)
+
+    def _wait_before_retry(self, error: UpstreamError, failures: int, elapsed_seconds: float) -> float | None:
+        """Return how long to wait; None to give up.
+
+        Before the first byte a client can still turn to another mirror, so only what failed fast is tried again, once.
+        After it, giving up breaks the client's body: be patient.
+        """
+        if not (error.retryable or (isinstance(error, RateLimited) and self._is_open)):
+            return None
+        if not self._is_open:
+            return _FIRST_RETRY_SECONDS if failures == 1 and elapsed_seconds < 1 else None
+        return _RETRY_SECONDS[failures - 1] if failures <= len(_RETRY_SECONDS) else None
+
+    async def _transfer(self, partial: PartialBlob) -> None:
+        """Ask for what is missing, once, and append it."""
+        upstream = self.source.upstream
+        if self.size_bytes is not None and self._written_bytes == self.size_bytes:
+            self._open(self.size_bytes)
+            return
+        first = self._written_bytes
+        async with upstream.open_blob(self.source.repository, self.digest, first=first) as stream:
+            self._check_size(stream.size_bytes)
+            if not self._is_open:
+                size_bytes = self.size_bytes if stream.size_bytes is None else stream.size_bytes
+                await partial.announce(Origin(repository=self.source.repository, kind=Kind.BLOB, size_bytes=size_bytes))
+                self._open(size_bytes)
+            skip_bytes = first - stream.offset  # an upstream without ranges starts over
+            async for chunk in stream.chunks():
+                fresh = chunk[skip_bytes:] if skip_bytes else chunk
+                skip_bytes -= len(chunk) - len(fresh)
+                if fresh:
+                    await self._append(partial, fresh)
+        if self.size_bytes is not None and self._written_bytes < self.size_bytes:
+            message = f"{upstream.name} ended {self.digest} at {self._written_bytes} of {self.size_bytes} bytes"
+            raise UpstreamUnreachable(message, upstream=upstream.name)
+
+    def _check_size(self, told_bytes: int | None) -> None:
+        if None not in (told_bytes, self.size_bytes) and told_bytes != self.size_bytes:
+            message = f"{self.source.upstream.name} says {self.digest} has {told_bytes} bytes, not {self.size_bytes}"
+            raise UpstreamInvalid(message, upstream=self.source.upstream.name)
+
+    async def _append(self, partial: PartialBlob, chunk: bytes) -> None:
+        if self.size_bytes is not None and self._written_bytes + len(chunk) > self.size_bytes:
+            message = f"{self.source.upstream.name} sent more than {self.size_bytes} bytes for {self.digest}"
+            raise UpstreamInvalid(message, upstream=self.source.upstream.name)
+        await partial.append(chunk)
+        self._advance(self._written_bytes + len(chunk))
+
+    # ---- changes of state: synchronous, so that no lock is needed
+
+    def _open(self, size_bytes: int | None) -> None:
+        self.size_bytes = size_bytes
+        self._is_open = True
+        self._wake()
+
+    def _advance(self, written_bytes: int) -> None:
+        if written_bytes != self._written_bytes:
+            self._written_bytes = written_bytes
+            self._wake()
+
+    def _complete(self, size_bytes: int) -> None:
+        self._written_bytes = self.size_bytes = size_bytes
+        self._is_open = self._is_complete = True
+        self._wake()
+
+    def _fail(self, error: MirrorError) -> None:
+        if not self._is_complete:
+            self._error = error
+        self._wake()
+
+    def _wake(self) -> None:
+        """Wake whoever waits; each looks for itself what has changed."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+class DownloadBody:
+    """One follower's view of a download."""
+
+    def __init__(self, download: Download, descriptor: int) -> None:
+        """Take one use of the download's file."""
+        self._download: Download | None = download
+        self._descriptor = descriptor
+        self._state = download
+
+    @property
+    def size_bytes(self) -> int | None:
+        """The whole size; None where the upstream does not tell."""
+        return self._state.size_bytes
+
+    def fileno(self) -> int:
+        """Return a descriptor to read from, at offsets below what ``readable_to`` has returned."""
+        return self._descriptor
+
+    def readable_now(self) -> int:
+        """Return the end of what can be read without waiting."""
+        return self._state.readable_now()
+
+    async def readable_to(self, offset: int) -> int:
+        """Wait until there is something at ``offset``; return the end of what can be read, ``offset`` at the end."""
+        return await self._state.readable_to(offset)
+
+    def close(self) -> None:
+        """Stop following; the download goes on."""
+        if self._download is not None:
+            self._download.leave()
+            self._download = None

@@ -1,0 +1,50 @@
+"""All downloads of this process, one a digest, each owned by the supervisor and by no request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mirror.engine.download import Download
+from mirror.oci.requests import Kind
+
+if TYPE_CHECKING:
+    from mirror.concurrency.supervisor import Supervisor
+    from mirror.engine.download import Source
+    from mirror.oci.digest import Digest
+    from mirror.ports import BlobStore, DownloadObserver, Index
+
+
+class Downloads:
+    """Starts downloads and lets everybody else join them."""
+
+    def __init__(self, store: BlobStore, index: Index, supervisor: Supervisor, observer: DownloadObserver) -> None:
+        """Join the parts."""
+        self._store = store
+        self._index = index
+        self._supervisor = supervisor
+        self._observer = observer
+        self._running: dict[Digest, Download] = {}
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def find(self, digest: Digest) -> Download | None:
+        """Return the download in progress."""
+        download = self._running.get(digest)
+        return None if download is None or download.has_failed else download
+
+    def start(self, digest: Digest, source: Source) -> Download:
+        """Start a download that ``find`` has just not found; no await in between, or it may be started twice."""
+        download = Download(digest, source, self._store, self._observer)
+        self._running[digest] = download
+        _ = self._supervisor.start(self._run(download), name=f"download {digest}")
+        return download
+
+    async def _run(self, download: Download) -> None:
+        try:
+            await download.run()
+        finally:
+            if self._running.get(download.digest) is download:
+                del self._running[download.digest]
+        if download.was_stored_here:
+            await self._index.count_stored(Kind.BLOB, download.size_bytes or 0)

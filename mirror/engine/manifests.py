@@ -1,0 +1,144 @@
+"""Manifests by digest: from memory, from the store where the repository is known to hold them, else fetched once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from mirror.errors import Denied, NotFound, StorageError
+from mirror.http.cache_status import Outcome
+from mirror.oci.descriptor import Descriptor
+from mirror.oci.manifest import MANIFEST_LIMIT_BYTES, parse
+from mirror.oci.requests import Kind
+from mirror.ports import Held
+
+if TYPE_CHECKING:
+    from mirror.concurrency.single_flight import SingleFlight
+    from mirror.engine.refusals import Refusals
+    from mirror.oci.digest import Digest
+    from mirror.oci.manifest import Manifest
+    from mirror.oci.reference import Repository, Tag
+    from mirror.ports import BlobStore, Index, Locks, Memory, Upstream
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedManifest:
+    """A manifest's bytes and what the upstream says they are."""
+
+    descriptor: Descriptor
+    body: bytes
+
+
+class Manifests:
+    """Finds, fetches and keeps manifests."""
+
+    def __init__(
+        self,
+        *,
+        store: BlobStore,
+        index: Index,
+        memory: Memory[LoadedManifest],
+        locks: Locks,
+        flights: SingleFlight[str, tuple[LoadedManifest, Outcome]],
+        refusals: Refusals,
+    ) -> None:
+        """Join the parts; ``memory`` is bounded by bytes."""
+        self._store = store
+        self._index = index
+        self._memory = memory
+        self._locks = locks
+        self._flights = flights
+        self._refusals = refusals
+
+    async def get(self, upstream: Upstream, repository: Repository, digest: Digest) -> tuple[LoadedManifest, Outcome]:
+        """Return a manifest of this repository.
+
+        Raises:
+            NotFound, Denied, Remembered: the upstream's answer, now or a moment ago.
+            UpstreamError: it is not stored and cannot be fetched.
+        """
+        key = f"{repository}@{digest}"
+        loaded = await self._memory.find(key)
+        if loaded is not None:
+            return loaded, Outcome.HIT
+        await self._refusals.check(key)
+        (loaded, outcome), was_collapsed = await self._flights.run(
+            key, lambda: self._load(upstream, repository, digest)
+        )
+        await self._memory.put(key, loaded, weight=len(loaded.body))
+        return loaded, Outcome.COALESCED if was_collapsed and outcome is Outcome.MISS else outcome
+
+    async def fetch_by_tag(self, upstream: Upstream, repository: Repository, tag: Tag) -> Descriptor:
+        """Fetch what a tag points at and keep it, from a registry whose HEAD does not say enough."""
+        manifest = await upstream.fetch_manifest(repository, tag)
+        await self._keep(repository, manifest)
+        return _descriptor(manifest)
+
+    async def _load(self, upstream: Upstream, repository: Repository, digest: Digest) -> tuple[LoadedManifest, Outcome]:
+        loaded = await self._find_held(repository, digest)
+        if loaded is not None:
+            return loaded, Outcome.HIT
+        async with self._locks.hold(f"manifest:{repository}@{digest}"):
+            loaded = await self._find_held(repository, digest)  # another worker may have fetched it meanwhile
+            if loaded is not None:
+                return loaded, Outcome.COALESCED
+            try:
+                return await self._confirm_or_fetch(upstream, repository, digest)
+            except (NotFound, Denied) as error:
+                await self._refusals.remember(f"{repository}@{digest}", error)
+                raise
+
+    async def _find_held(self, repository: Repository, digest: Digest) -> LoadedManifest | None:
+        held = await self._index.find_held(repository, digest)
+        if held is None or not held.is_manifest:
+            return None
+        body = await self._read(digest)
+        return None if body is None else LoadedManifest(held.descriptor, body)
+
+    async def _confirm_or_fetch(
+        self, upstream: Upstream, repository: Repository, digest: Digest
+    ) -> tuple[LoadedManifest, Outcome]:
+        """Use what another repository has brought, once the upstream says that this one holds it too; else fetch."""
+        body = await self._read(digest)
+        confirmed = None if body is None else await upstream.resolve(repository, digest)
+        if body is not None and confirmed is not None and confirmed.size_bytes == len(body):
+            manifest = parse(body, content_type=confirmed.media_type, digest=digest)
+            await self._link(repository, manifest)
+            return LoadedManifest(_descriptor(manifest), body), Outcome.REVALIDATED
+        manifest = await upstream.fetch_manifest(repository, digest)
+        await self._keep(repository, manifest)
+        return LoadedManifest(_descriptor(manifest), manifest.body), Outcome.MISS
+
+    async def _read(self, digest: Digest) -> bytes | None:
+        try:
+            return await self._store.read(digest, limit_bytes=MANIFEST_LIMIT_BYTES)
+        except StorageError as error:  # as good as not stored
+            log.error("store.failed", digest=str(digest), error=str(error))
+            return None
+
+    async def _keep(self, repository: Repository, manifest: Manifest) -> None:
+        """Store and link; trouble with the store is not the client's."""
+        try:
+            await self._store.put(manifest.digest, manifest.body)
+        except StorageError as error:
+            log.error("store.failed", digest=str(manifest.digest), error=str(error))
+            return
+        await self._link(repository, manifest)
+        await self._index.count_stored(Kind.MANIFEST, len(manifest.body))
+
+    async def _link(self, repository: Repository, manifest: Manifest) -> None:
+        """Remember that the repository holds the manifest and its blobs.
+
+        Not what an index lists: registries take an index whose manifests they do not have, so that anybody could
+        name another's private manifest there. Each is linked when the upstream gives it for this repository.
+        """
+        held = [Held(descriptor=blob, is_manifest=False) for blob in manifest.blobs]
+        await self._index.put_held(repository, [*held, Held(descriptor=_descriptor(manifest), is_manifest=True)])
+
+
+def _descriptor(manifest: Manifest) -> Descriptor:
+    return Descriptor(media_type=manifest.media_type, digest=manifest.digest, size_bytes=len(manifest.body))

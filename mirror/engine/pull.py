@@ -1,0 +1,53 @@
+"""The cache as its clients see it: manifests by tag or digest, blobs, lists."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mirror.engine.answers import ManifestAnswer
+from mirror.http.cache_status import Outcome
+from mirror.oci.reference import Tag
+
+if TYPE_CHECKING:
+    from mirror.engine.blobs import Blobs
+    from mirror.engine.lists import Lists
+    from mirror.engine.manifests import Manifests
+    from mirror.engine.tags import Tags
+    from mirror.oci.reference import Reference, Repository
+    from mirror.ports import Upstream
+
+_FETCHED = frozenset({Outcome.MISS, Outcome.COALESCED})
+
+
+class PullThrough:
+    """One cache in front of many upstreams."""
+
+    def __init__(self, tags: Tags, manifests: Manifests, blobs: Blobs, lists: Lists) -> None:
+        """Join the parts."""
+        self._tags = tags
+        self._manifests = manifests
+        self.blobs = blobs
+        self.lists = lists
+
+    async def manifest(
+        self, upstream: Upstream, repository: Repository, reference: Reference, *, with_body: bool
+    ) -> ManifestAnswer:
+        """Answer for a manifest; a tag's HEAD needs no body and fetches none.
+
+        Raises:
+            NotFound, Denied, Remembered: the upstream's answer, now or a moment ago.
+            UpstreamError: it is not stored and cannot be fetched.
+        """
+        if not isinstance(reference, Tag):
+            loaded, outcome = await self._manifests.get(upstream, repository, reference)
+            return ManifestAnswer(descriptor=loaded.descriptor, outcome=outcome, body=loaded.body)
+        tag = await self._tags.resolve(upstream, repository, reference)
+        if not with_body:
+            return ManifestAnswer(descriptor=tag.descriptor, outcome=tag.outcome, ttl_seconds=tag.ttl_seconds)
+        loaded, outcome = await self._manifests.get(upstream, repository, tag.descriptor.digest)
+        return ManifestAnswer(
+            descriptor=loaded.descriptor,
+            outcome=outcome if outcome in _FETCHED else tag.outcome,
+            body=loaded.body,
+            ttl_seconds=tag.ttl_seconds,
+        )

@@ -1,0 +1,138 @@
+"""What a tag points at: fresh from memory, revalidated within a deadline, stale while the upstream cannot say."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, assert_never
+
+import structlog
+
+from mirror.errors import Denied, NotFound, UpstreamError
+from mirror.http.cache_status import Outcome
+from mirror.policy import Fetch, Revalidate, Serve, StoredTag, decide
+
+if TYPE_CHECKING:
+    from mirror.concurrency.single_flight import SingleFlight
+    from mirror.engine.manifests import Manifests
+    from mirror.engine.refusals import Refusals
+    from mirror.oci.descriptor import Descriptor
+    from mirror.oci.reference import Repository, Tag
+    from mirror.ports import Clock, Index, Locks, Memory, Upstream
+
+log = structlog.get_logger(__name__)
+
+_DEADLINE_SECONDS = 1.0  # how much a cached pull may be slowed by asking
+_SHORT_DEADLINE_SECONDS = 0.25  # ... of an upstream that has lately not answered in time
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """One snapshot of a tag, for HEAD and GET alike."""
+
+    descriptor: Descriptor
+    outcome: Outcome
+    ttl_seconds: int | None = None
+
+
+class Tags:
+    """Resolves tags, each asked for once at a time, whatever the number of requests and workers."""
+
+    def __init__(
+        self,
+        *,
+        index: Index,
+        memory: Memory[StoredTag],
+        locks: Locks,
+        flights: SingleFlight[str, StoredTag],
+        manifests: Manifests,
+        refusals: Refusals,
+        clock: Clock,
+    ) -> None:
+        """Join the parts."""
+        self._index = index
+        self._memory = memory
+        self._locks = locks
+        self._flights = flights
+        self._manifests = manifests
+        self._refusals = refusals
+        self._clock = clock
+        self._overdue: set[str] = set()
+
+    async def resolve(self, upstream: Upstream, repository: Repository, tag: Tag) -> Resolved:
+        """Say what a tag points at.
+
+        Raises:
+            NotFound, Denied, Remembered: the upstream's answer, now or a moment ago.
+            UpstreamError: it cannot answer, and nothing is stored that could stand in.
+        """
+        key = f"{repository}:{tag}"
+        stored = await self._memory.find(key) or await self._recall(key, repository, tag)
+        decision = decide(stored, now=self._clock(), lifetime=upstream.tag_lifetime)
+        match decision:
+            case Serve():
+                return Resolved(decision.stored.descriptor, Outcome.HIT, decision.ttl_seconds)
+            case Fetch():
+                fetched, was_collapsed = await self._ask(key, upstream, repository, tag)
+                return Resolved(fetched.descriptor, Outcome.COALESCED if was_collapsed else Outcome.MISS)
+            case Revalidate():
+                return await self._revalidate(key, decision, upstream, repository, tag)
+            case _:
+                assert_never(decision)
+
+    async def _recall(self, key: str, repository: Repository, tag: Tag) -> StoredTag | None:
+        await self._refusals.check(key)
+        stored = await self._index.find_tag(repository, tag)
+        if stored is not None:
+            await self._memory.put(key, stored)
+        return stored
+
+    async def _revalidate(
+        self, key: str, decision: Revalidate, upstream: Upstream, repository: Repository, tag: Tag
+    ) -> Resolved:
+        before = decision.stored.descriptor
+        try:
+            async with asyncio.timeout(self._deadline_seconds(key, decision, upstream)):
+                confirmed, _ = await self._ask(key, upstream, repository, tag)
+        except (UpstreamError, TimeoutError) as error:
+            if not decision.may_serve_stale:
+                raise
+            if isinstance(error, TimeoutError):
+                self._overdue.add(key)  # the question goes on behind the scenes, once
+            log.warning("tag.served_stale", upstream=upstream.name, repository=repository.name, reference=str(tag))
+            return Resolved(before, Outcome.STALE, -decision.stale_for_seconds)
+        unchanged = confirmed.descriptor.digest == before.digest
+        return Resolved(confirmed.descriptor, Outcome.REVALIDATED if unchanged else Outcome.MISS)
+
+    def _deadline_seconds(self, key: str, decision: Revalidate, upstream: Upstream) -> float | None:
+        if not decision.may_serve_stale:
+            return None
+        if key in self._overdue:
+            if key in self._flights:
+                return 0.0
+            self._overdue.discard(key)
+        return _SHORT_DEADLINE_SECONDS if upstream.is_struggling() else _DEADLINE_SECONDS
+
+    async def _ask(self, key: str, upstream: Upstream, repository: Repository, tag: Tag) -> tuple[StoredTag, bool]:
+        return await self._flights.run(key, lambda: self._refresh(key, upstream, repository, tag))
+
+    async def _refresh(self, key: str, upstream: Upstream, repository: Repository, tag: Tag) -> StoredTag:
+        async with self._locks.hold(f"tag:{key}"):
+            stored = await self._index.find_tag(repository, tag)
+            decision = decide(stored, now=self._clock(), lifetime=upstream.tag_lifetime)
+            if isinstance(decision, Serve):  # another worker has asked while this one waited
+                await self._memory.put(key, decision.stored)
+                return decision.stored
+            try:
+                descriptor = await upstream.resolve(repository, tag)
+                if descriptor is None:
+                    descriptor = await self._manifests.fetch_by_tag(upstream, repository, tag)
+            except (NotFound, Denied) as error:
+                await self._memory.drop(key)
+                await self._index.drop_tag(repository, tag)
+                await self._refusals.remember(key, error)
+                raise
+            stored = StoredTag(descriptor=descriptor, confirmed_at=self._clock())
+            await self._index.put_tag(repository, tag, stored)
+            await self._memory.put(key, stored)
+            return stored

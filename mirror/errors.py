@@ -1,0 +1,126 @@
+"""Every error that may cross a layer, named for what the caller can do about it.
+
+``str(error)`` is a message for people: what, which, and what next. It holds no secret, and text from outside goes
+through `quote` first.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+_QUOTED_LIMIT = 100
+
+
+def quote(text: str) -> str:
+    """Quote text from outside for a message or a header: ASCII, one line, at most about a hundred characters."""
+    return ascii(text if len(text) <= _QUOTED_LIMIT else text[: _QUOTED_LIMIT - 1] + "…")
+
+
+class MirrorError(Exception):
+    """Anything that the mirror itself has found wrong."""
+
+    retryable: ClassVar[bool] = False
+    """Whether the same call may succeed if it is made again soon."""
+
+
+class ConfigError(MirrorError):
+    """The configuration cannot be used; the message names the place, the key and the reason."""
+
+
+class InvalidRequest(MirrorError):
+    """The client asked for something that cannot exist."""
+
+
+class NameInvalid(InvalidRequest):
+    """A repository name that the grammar does not allow."""
+
+
+class DigestInvalid(InvalidRequest):
+    """A digest of an unknown algorithm, or of the wrong length, alphabet or case."""
+
+
+class ReferenceInvalid(InvalidRequest):
+    """A tag that the grammar does not allow."""
+
+
+class PageInvalid(InvalidRequest):
+    """A page (``n``, ``last``) that makes no sense."""
+
+
+class ManifestInvalid(MirrorError):
+    """Bytes that are not a manifest, or not the one that their digest promises."""
+
+
+class Unsupported(MirrorError):
+    """A method or an endpoint that a pull-through mirror does not have."""
+
+
+class Denied(MirrorError):
+    """The upstream, or the configuration, does not allow this repository."""
+
+
+class NotFound(MirrorError):
+    """What was asked for is not there; that is an answer, not an outage."""
+
+
+class NameUnknown(NotFound):
+    """No such repository, upstream or endpoint."""
+
+
+class ManifestUnknown(NotFound):
+    """No such tag or manifest in the repository."""
+
+
+class BlobUnknown(NotFound):
+    """No such blob in the repository."""
+
+
+class RangeUnsatisfiable(MirrorError):
+    """A range that starts past the end of the content."""
+
+    def __init__(self, message: str, *, size_bytes: int) -> None:
+        """Keep the size, which the answer states in ``Content-Range: bytes */size``."""
+        super().__init__(message)
+        self.size_bytes = size_bytes
+
+
+class UpstreamError(MirrorError):
+    """An upstream did not give what it was asked for."""
+
+    def __init__(self, message: str, *, upstream: str) -> None:
+        """Keep the name of the upstream, as the configuration has it."""
+        super().__init__(message)
+        self.upstream = upstream
+
+
+class UpstreamUnreachable(UpstreamError):
+    """No connection, or no answer in time."""
+
+    retryable = True
+
+
+class UpstreamFailed(UpstreamError):
+    """A 5xx, or an answer that makes no sense."""
+
+    retryable = True
+
+
+class RateLimited(UpstreamError):
+    """The upstream answered 429: asking again soon makes it worse."""
+
+    def __init__(self, message: str, *, upstream: str, retry_after_seconds: float | None) -> None:
+        """Keep how long the upstream wants to be left alone; ``None`` where it did not say."""
+        super().__init__(message, upstream=upstream)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class UpstreamInvalid(UpstreamError):
+    """Content that is not what was asked for: an HTML page, an over-long manifest, a size that differs."""
+
+
+class DigestMismatch(UpstreamInvalid):
+    """Content whose digest is not the one that it was asked for by."""
+
+
+class StorageError(MirrorError):
+    """The store could not read or write; the client can still be served from the upstream."""

@@ -1,0 +1,1 @@
+"""The parts of HTTP that the mirror decides with, as pure functions."""

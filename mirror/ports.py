@@ -1,0 +1,329 @@
+"""What the engine needs from the world: bytes, facts, registries, time and somebody who counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from mirror.oci.descriptor import Descriptor
+    from mirror.oci.digest import Digest
+    from mirror.oci.manifest import Manifest
+    from mirror.oci.reference import Reference, Repository, Tag
+    from mirror.oci.requests import Kind, Page
+    from mirror.policy import StoredTag, TagLifetime
+
+V = TypeVar("V")
+
+
+class Clock(Protocol):
+    """Seconds since the epoch; tests move it."""
+
+    def __call__(self) -> float:
+        """Return the time now."""
+        ...
+
+
+class Body(Protocol):
+    """Bytes that can be sent from a file, all of them there already or still arriving; whoever gets one closes it."""
+
+    @property
+    def size_bytes(self) -> int | None:
+        """The whole size; None where the upstream does not tell."""
+        ...
+
+    def fileno(self) -> int:
+        """Return a descriptor to read from, below the offsets that ``readable_to`` has returned."""
+        ...
+
+    def readable_now(self) -> int:
+        """Return the end of what can be read without waiting."""
+        ...
+
+    async def readable_to(self, offset: int) -> int:
+        """Wait until there is something at ``offset``; return the end of what can be read, ``offset`` itself at the end.
+
+        Raises:
+            UpstreamError: the rest will not come, or must not be sent.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the file."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a download comes from: enough to go on with it after a restart."""
+
+    repository: Repository
+    kind: Kind
+    size_bytes: int | None
+
+
+class Claim(Enum):
+    """What somebody who wants to write a partial blob finds."""
+
+    WRITER = auto()
+    BUSY = auto()
+    STORED = auto()
+    DISCARDED = auto()
+
+
+class PartialBlob(Protocol):
+    """The file that one download fills, shared by all worker processes that want the same blob."""
+
+    def fileno(self) -> int:
+        """Return a descriptor that stays readable when the file gets its name in the store."""
+        ...
+
+    def written_bytes(self) -> int:
+        """Return how much is in the file, whoever wrote it."""
+        ...
+
+    def claim(self) -> Claim:
+        """Try to become its one writer; the claim ends with ``close`` or with the process."""
+        ...
+
+    async def read_written(self) -> None:
+        """Hash what an earlier writer left, so that ``append`` can go on after it."""
+        ...
+
+    async def announce(self, origin: Origin) -> None:
+        """Tell the other workers, and the next start, what this will be."""
+        ...
+
+    async def announced(self) -> Origin | None:
+        """Return what its writer has announced."""
+        ...
+
+    async def append(self, chunk: bytes) -> None:
+        """Hash and write; bytes are visible to every follower when this returns."""
+        ...
+
+    def matches(self) -> bool:
+        """Say whether all that was written hashes to the digest."""
+        ...
+
+    async def commit(self) -> None:
+        """Make it durable and give it its name in the store; only for content that matches."""
+        ...
+
+    async def discard(self) -> None:
+        """Remove the file; every follower finds it discarded."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the file and of the claim; what was written stays for the next writer."""
+        ...
+
+
+class BlobStore(Protocol):
+    """Content-addressed bytes; a stored blob always matches its digest."""
+
+    async def find(self, digest: Digest) -> Body | None:
+        """Open a stored blob."""
+        ...
+
+    async def read(self, digest: Digest, *, limit_bytes: int) -> bytes | None:
+        """Return a stored blob whole; None when it is not there or longer than the limit."""
+        ...
+
+    async def put(self, digest: Digest, content: bytes) -> None:
+        """Store content whose digest the caller has verified."""
+        ...
+
+    async def open_partial(self, digest: Digest) -> PartialBlob:
+        """Open the download file of a digest, made when there is none."""
+        ...
+
+    async def partials(self) -> Sequence[tuple[Digest, Origin]]:
+        """List the downloads that an earlier process left unfinished; remove what cannot be gone on with."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A repository is known to hold this content; ``media_type`` is the upstream's, for a manifest."""
+
+    descriptor: Descriptor
+    is_manifest: bool
+
+
+class Index(Protocol):
+    """Facts about what is stored. Losing one costs a question to an upstream, never an answer to a client."""
+
+    async def find_tag(self, repository: Repository, tag: Tag) -> StoredTag | None:
+        """Return what the tag pointed at when it was last confirmed."""
+        ...
+
+    async def put_tag(self, repository: Repository, tag: Tag, stored: StoredTag) -> None:
+        """Remember what the upstream just said."""
+        ...
+
+    async def drop_tag(self, repository: Repository, tag: Tag) -> None:
+        """Forget a tag that the upstream no longer has."""
+        ...
+
+    async def find_held(self, repository: Repository, digest: Digest) -> Held | None:
+        """Return how the repository is known to hold the content, if it is."""
+        ...
+
+    async def put_held(self, repository: Repository, held: Sequence[Held]) -> None:
+        """Link content to a repository that an upstream has shown to hold it."""
+        ...
+
+    async def tags_of(self, repository: Repository) -> Sequence[str]:
+        """Return the tags known of a repository, in lexical order."""
+        ...
+
+    async def repositories(self, page: Page) -> tuple[Sequence[Repository], bool]:
+        """Return a page of what is cached, in lexical order, and whether there is more."""
+        ...
+
+    async def count_stored(self, kind: Kind, size_bytes: int) -> None:
+        """Add to the totals of what is stored."""
+        ...
+
+
+class Memory(Protocol[V]):
+    """Hot values by key, bounded, each with an end of its own."""
+
+    async def find(self, key: str) -> V | None:
+        """Return the value, unless it has ended or was dropped."""
+        ...
+
+    async def put(self, key: str, value: V, *, ttl_seconds: float | None = None, weight: int = 1) -> None:
+        """Keep a value for ``ttl_seconds`` (None: until it is dropped)."""
+        ...
+
+    async def drop(self, key: str) -> None:
+        """Forget a value."""
+        ...
+
+
+class Locks(Protocol):
+    """Mutual exclusion among the worker processes of one cache."""
+
+    def hold(self, key: str) -> AbstractAsyncContextManager[None]:
+        """Wait for the key and keep it while the block runs; dropped by the kernel when the process dies."""
+        ...
+
+
+class BlobStream(Protocol):
+    """The rest of a blob, arriving from an upstream."""
+
+    @property
+    def offset(self) -> int:
+        """Where in the blob its first byte belongs; 0 when the upstream ignored the range that was asked for."""
+        ...
+
+    @property
+    def size_bytes(self) -> int | None:
+        """The size of the whole blob, where the upstream tells."""
+        ...
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the bytes as they come.
+
+        Raises:
+            UpstreamUnreachable: the transfer broke or went silent.
+        """
+        ...
+
+
+class Upstream(Protocol):
+    """One registry, as its client. Every method raises what ``mirror.errors`` calls NotFound, Denied or UpstreamError."""
+
+    @property
+    def name(self) -> str:
+        """The name in the configuration: a label, a cache key."""
+        ...
+
+    @property
+    def tag_lifetime(self) -> TagLifetime:
+        """How long its tags are fresh and may be stale."""
+        ...
+
+    def is_struggling(self) -> bool:
+        """Say whether it has lately failed to answer in time."""
+        ...
+
+    def note_wrong_content(self) -> None:
+        """Take note that it sent something else than was asked for."""
+        ...
+
+    async def resolve(self, repository: Repository, reference: Reference) -> Descriptor | None:
+        """Ask by HEAD what a reference is; None where this registry does not say enough in a HEAD."""
+        ...
+
+    async def fetch_manifest(self, repository: Repository, reference: Reference) -> Manifest:
+        """Get a manifest, checked against the digest where that is the reference."""
+        ...
+
+    async def find_blob_size(self, repository: Repository, digest: Digest) -> int | None:
+        """Confirm that the repository holds the blob; its size, where the upstream tells."""
+        ...
+
+    def open_blob(
+        self, repository: Repository, digest: Digest, *, first: int = 0, last: int | None = None
+    ) -> AbstractAsyncContextManager[BlobStream]:
+        """Start a transfer at ``first``; ``last`` is inclusive."""
+        ...
+
+    async def list_tags(self, repository: Repository, page: Page) -> tuple[bytes, bool]:
+        """Return the upstream's page of tags, as JSON, and whether there is more."""
+        ...
+
+    async def list_referrers(self, repository: Repository, digest: Digest, artifact_type: str | None) -> bytes:
+        """Return the index of manifests that point at a digest, as JSON."""
+        ...
+
+    async def search(self, query: str, limit: int | None) -> bytes:
+        """Return the answer of the registry's search, as JSON."""
+        ...
+
+
+class DownloadObserver(Protocol):
+    """Counts what becomes of downloads."""
+
+    def fill_started(self) -> None:
+        """One more in progress."""
+        ...
+
+    def fill_ended(self) -> None:
+        """One fewer in progress."""
+        ...
+
+    def fill_resumed(self, upstream: str) -> None:
+        """A broken transfer went on where it stopped."""
+        ...
+
+    def digest_mismatched(self, upstream: str) -> None:
+        """An upstream sent bytes that are not what was asked for."""
+        ...
+
+
+class UpstreamObserver(Protocol):
+    """Counts what is asked of upstreams."""
+
+    def upstream_answered(self, upstream: str, kind: Kind, method: str, code: str, seconds: float) -> None:
+        """One request was answered, or failed (``code`` is then ``error``)."""
+        ...
+
+    def upstream_sent(self, upstream: str, kind: Kind, size_bytes: int) -> None:
+        """Body bytes arrived."""
+        ...
+
+    def auth_failed(self, upstream: str) -> None:
+        """A stored credential was refused."""
+        ...
+
+    def limit_seen(self, upstream: str, limit: int | None, remaining: int | None) -> None:
+        """The upstream told its rate limit."""
+        ...

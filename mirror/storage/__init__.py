@@ -1,0 +1,1 @@
+"""Bytes and facts, on disk and in memory."""

@@ -1,0 +1,166 @@
+"""Stored blobs: plain files named by their digest, each complete and verified before it gets its name."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+from typing import TYPE_CHECKING
+
+from mirror.errors import DigestInvalid, StorageError
+from mirror.oci.digest import Digest
+from mirror.storage.files import TEMPORARY_SUFFIX, rename_durably, write_all
+from mirror.storage.partial import PartialFile, remove_partial
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from mirror.ports import Origin
+    from mirror.storage.files import Layout
+
+
+def _digest_of(path: Path) -> Digest | None:
+    """Return whose download file this is, if it is one."""
+    try:
+        return Digest.parse(path.name.replace("-", ":", 1))
+    except DigestInvalid:
+        return None
+
+
+class StoredBody:
+    """An open stored blob. An evicted file stays readable until this is closed."""
+
+    def __init__(self, descriptor: int, size_bytes: int) -> None:
+        """Take over an open descriptor."""
+        self._descriptor = descriptor
+        self._size_bytes = size_bytes
+
+    @property
+    def size_bytes(self) -> int:
+        """The whole size."""
+        return self._size_bytes
+
+    def fileno(self) -> int:
+        """Return the open descriptor."""
+        return self._descriptor
+
+    def readable_now(self) -> int:
+        """Return the size: all of it is there."""
+        return self._size_bytes
+
+    async def readable_to(self, offset: int) -> int:  # noqa: ARG002 - the answer is the same at every offset
+        """Return the size: all of it is there."""
+        return self._size_bytes
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class FileBlobStore:
+    """Blobs under ``blobs/<algorithm>/<two hex digits>/<hex>`` and downloads under ``partial/``."""
+
+    def __init__(self, layout: Layout) -> None:
+        """Take a layout whose folders exist."""
+        self._layout = layout
+
+    async def find(self, digest: Digest) -> StoredBody | None:
+        """Open a stored blob."""
+        return await asyncio.to_thread(self._find, digest)
+
+    def _find(self, digest: Digest) -> StoredBody | None:
+        try:
+            # opened before it is measured: an eviction in between takes the name, not the bytes
+            descriptor = os.open(self._layout.blob(digest), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StorageError(f"cannot open {digest}: {error.strerror}") from error
+        return StoredBody(descriptor, os.fstat(descriptor).st_size)
+
+    async def read(self, digest: Digest, *, limit_bytes: int) -> bytes | None:
+        """Return a stored blob whole; None when it is not there or longer than the limit."""
+        return await asyncio.to_thread(self._read, digest, limit_bytes)
+
+    def _read(self, digest: Digest, limit_bytes: int) -> bytes | None:
+        body = self._find(digest)
+        if body is None:
+            return None
+        with contextlib.closing(body):
+            if body.size_bytes > limit_bytes:
+                return None
+            content = os.pread(body.fileno(), limit_bytes, 0)
+        # small enough to check every time: a rotten manifest is fetched again rather than served
+        return content if Digest.of(content, digest.algorithm) == digest else None
+
+    async def put(self, digest: Digest, content: bytes) -> None:
+        """Store content whose digest the caller has verified.
+
+        Raises:
+            StorageError: it could not be written.
+        """
+        await asyncio.to_thread(self._put, digest, content)
+
+    def _put(self, digest: Digest, content: bytes) -> None:
+        temporary = self._layout.partial / f"{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            try:
+                write_all(descriptor, content)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            rename_durably(temporary, self._layout.blob(digest))
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise StorageError(f"cannot store {digest}: {error.strerror}") from error
+
+    async def open_partial(self, digest: Digest) -> PartialFile:
+        """Open the download file of a digest, made when there is none.
+
+        Raises:
+            StorageError: it could not be made.
+        """
+        return await asyncio.to_thread(PartialFile.open, self._layout, digest)
+
+    async def partials(self) -> Sequence[tuple[Digest, Origin]]:
+        """List the downloads that an earlier process left unfinished."""
+        return await asyncio.to_thread(self._partials)
+
+    def _partials(self) -> list[tuple[Digest, Origin]]:
+        candidates = [(path, _digest_of(path)) for path in sorted(self._layout.partial.iterdir())]
+        found = ((digest, self._origin(digest)) for _, digest in candidates if digest is not None)
+        return [(digest, origin) for digest, origin in found if origin is not None]
+
+    def clean(self) -> None:
+        """Remove what killed processes left and nobody can go on with; only before any worker of this cache runs."""
+        for path in self._layout.partial.iterdir():
+            digest = _digest_of(path)
+            if path.suffix == TEMPORARY_SUFFIX:
+                path.unlink(missing_ok=True)
+            elif digest is not None and self._origin(digest) is None:
+                remove_partial(path)
+
+    def _origin(self, digest: Digest) -> Origin | None:
+        with contextlib.closing(PartialFile.open(self._layout, digest)) as partial:
+            return partial.read_announcement()
+
+    async def check_writable(self) -> None:
+        """Write and remove a small file.
+
+        Raises:
+            StorageError: the store cannot take anything.
+        """
+        await asyncio.to_thread(self._check_writable)
+
+    def _check_writable(self) -> None:
+        probe = self._layout.partial / f"{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
+        try:
+            probe.write_bytes(b"writable")
+            probe.unlink()
+        except OSError as error:
+            raise StorageError(f"cannot write to the cache folder: {error.strerror}") from error

@@ -1,0 +1,255 @@
+"""Facts about what is stored, in diskcache (SQLite), shared by the workers and kept over restarts.
+
+Everything is JSON text: diskcache would pickle any other value, and a pickle in a cache folder runs as code for whoever
+can write there (CVE-2025-69872). Nothing here is worth failing a pull for: an index that cannot be read knows nothing.
+
+    facts          tag:<repository>:<tag>          -> digest, mediaType, size, confirmed
+                   held:<repository>@<digest>      -> mediaType, size, manifest
+                   tags:<repository>               -> names
+                   total:<kind>, total:bytes       -> integers
+    repositories   <repository>                    -> 1; apart, so that its keys in order are the catalog
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import sqlite3
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import diskcache
+import structlog
+
+from mirror.errors import MirrorError
+from mirror.oci.descriptor import Descriptor
+from mirror.oci.digest import Digest
+from mirror.oci.reference import Repository, Tag
+from mirror.oci.requests import Kind
+from mirror.policy import StoredTag
+from mirror.ports import Held
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from mirror.oci.requests import Page
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+_BUSY_SECONDS = 5.0
+_CATALOG_LIMIT = 1000
+
+
+class _PickleRefused(MirrorError):
+    """Somebody put a pickle into the index."""
+
+
+class TextDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
+    """Stores text and integers in the database itself; refuses to write or read anything else."""
+
+    def store(self, value: object, read: bool, key: object = None) -> tuple[int, int, None, object]:  # noqa: ARG002, FBT001 - diskcache's signature
+        """Return diskcache's columns for a value."""
+        if isinstance(value, (str, int)):
+            return 0, diskcache.core.MODE_RAW, None, value
+        self._refuse(value)
+
+    def fetch(self, mode: int, filename: str | None, value: object, read: bool) -> object:  # noqa: ARG002, FBT001 - diskcache's signature
+        """Return the value of diskcache's columns."""
+        if mode == diskcache.core.MODE_RAW and filename is None and isinstance(value, (str, int)):
+            return value
+        self._refuse(value)
+
+    def get(self, key: object, raw: bool) -> object:  # noqa: FBT001 - diskcache's signature
+        """Return the key of a row."""
+        if raw and isinstance(key, str):
+            return key
+        self._refuse(key)
+
+    @staticmethod
+    def _refuse(value: object) -> NoReturn:
+        msg = f"the index holds text only, not {type(value).__name__}"
+        raise _PickleRefused(msg)
+
+
+def _open(folder: Path) -> Any:  # noqa: ANN401 - diskcache has no types
+    settings = {
+        "cull_limit": 0,  # it must never evict by itself
+        "eviction_policy": "none",
+        "statistics": 0,
+        "tag_index": 0,
+        "sqlite_synchronous": 1,
+        "timeout": _BUSY_SECONDS,
+    }
+    return diskcache.Cache(str(folder), disk=TextDisk, **settings)
+
+
+def _open_or_replace(folder: Path) -> Any:  # noqa: ANN401 - diskcache has no types
+    """Open a database; one that is damaged is put aside, since all that it knew can be asked for again."""
+    try:
+        return _open(folder)
+    except (sqlite3.DatabaseError, ValueError, OSError) as error:
+        aside = folder.with_name(f"{folder.name}.damaged-{int(time.time())}-{os.getpid()}")
+        log.warning("index.replaced", error=str(error), kept_as=aside.name)
+        folder.rename(aside)
+        return _open(folder)
+
+
+class DiskIndex:
+    """The index of one cache folder; every call runs in a thread of its own pool."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open both databases in ``folder``.
+
+        Raises:
+            OSError: the folder cannot be used.
+        """
+        self._facts = _open_or_replace(folder / "facts")
+        self._repositories = _open_or_replace(folder / "repositories")
+        self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="index")
+
+    def close(self) -> None:
+        """Wait for running calls and close."""
+        self._pool.shutdown()
+        self._facts.close()
+        self._repositories.close()
+
+    async def find_tag(self, repository: Repository, tag: Tag) -> StoredTag | None:
+        """Return what the tag pointed at when it was last confirmed."""
+        document = await self._document(f"tag:{repository}:{tag}")
+        if document is None:
+            return None
+        return _read(document, lambda it: StoredTag(descriptor=_descriptor(it), confirmed_at=float(it["confirmed"])))
+
+    async def put_tag(self, repository: Repository, tag: Tag, stored: StoredTag) -> None:
+        """Remember what the upstream just said."""
+        document = _document_of(stored.descriptor) | {"confirmed": stored.confirmed_at}
+        await self._run(self._put_tag, repository, tag, json.dumps(document))
+
+    def _put_tag(self, repository: Repository, tag: Tag, text: str) -> None:
+        with self._facts.transact(retry=True):
+            self._facts.set(f"tag:{repository}:{tag}", text)
+            self._change_tags(repository, lambda names: names | {str(tag)})
+        self._repositories.set(str(repository), 1, retry=True)
+
+    async def drop_tag(self, repository: Repository, tag: Tag) -> None:
+        """Forget a tag that the upstream no longer has."""
+        await self._run(self._drop_tag, repository, tag)
+
+    def _drop_tag(self, repository: Repository, tag: Tag) -> None:
+        with self._facts.transact(retry=True):
+            if self._facts.delete(f"tag:{repository}:{tag}"):
+                self._change_tags(repository, lambda names: names - {str(tag)})
+
+    def _change_tags(self, repository: Repository, change: Callable[[set[str]], set[str]]) -> None:
+        before = set(json.loads(self._facts.get(f"tags:{repository}", "[]")))
+        after = change(before)
+        if after != before:
+            self._facts.set(f"tags:{repository}", json.dumps(sorted(after)))
+
+    async def find_held(self, repository: Repository, digest: Digest) -> Held | None:
+        """Return how the repository is known to hold the content, if it is."""
+        document = await self._document(f"held:{repository}@{digest}")
+        if document is None:
+            return None
+        return _read(
+            document | {"digest": str(digest)},
+            lambda it: Held(descriptor=_descriptor(it), is_manifest=bool(it["manifest"])),
+        )
+
+    async def put_held(self, repository: Repository, held: Sequence[Held]) -> None:
+        """Link content to a repository that an upstream has shown to hold it."""
+        rows = {
+            f"held:{repository}@{one.descriptor.digest}": json.dumps(
+                {
+                    "mediaType": one.descriptor.media_type,
+                    "size": one.descriptor.size_bytes,
+                    "manifest": one.is_manifest,
+                }
+            )
+            for one in held
+        }
+        await self._run(self._put_rows, rows, str(repository))
+
+    def _put_rows(self, rows: Mapping[str, str], repository: str) -> None:
+        with self._facts.transact(retry=True):
+            for key, text in rows.items():
+                self._facts.set(key, text)
+        self._repositories.set(repository, 1, retry=True)
+
+    async def tags_of(self, repository: Repository) -> Sequence[str]:
+        """Return the tags known of a repository, in lexical order."""
+        text = await self._run(self._facts.get, f"tags:{repository}")
+        names = _read(text or "[]", json.loads)
+        return [str(name) for name in names or ()]
+
+    async def repositories(self, page: Page) -> tuple[Sequence[Repository], bool]:
+        """Return a page of what is cached, in lexical order, and whether there is more."""
+        return await self._run(self._page, page) or ((), False)
+
+    def _page(self, page: Page) -> tuple[list[Repository], bool]:
+        limit = min(_CATALOG_LIMIT if page.limit is None else page.limit, _CATALOG_LIMIT)
+        after = itertools.dropwhile(lambda name: name <= (page.last or ""), self._names())
+        names = list(itertools.islice(after, limit + 1))
+        return [Repository(*name.split("/", 1)) for name in names[:limit]], len(names) > limit > 0
+
+    def _names(self) -> Iterator[str]:
+        yield from self._repositories.iterkeys()
+
+    async def count_stored(self, kind: Kind, size_bytes: int) -> None:
+        """Add to the totals of what is stored."""
+        await self._run(self._count, kind, size_bytes)
+
+    def _count(self, kind: Kind, size_bytes: int) -> None:
+        with self._facts.transact(retry=True):
+            self._facts.incr(f"total:{kind}")
+            self._facts.incr("total:bytes", size_bytes)
+
+    async def totals(self) -> tuple[int, Mapping[Kind, int]]:
+        """Return the bytes stored and how many objects of each kind."""
+        return await self._run(self._totals) or (0, {})
+
+    def _totals(self) -> tuple[int, Mapping[Kind, int]]:
+        return int(self._facts.get("total:bytes", 0)), {
+            kind: int(self._facts.get(f"total:{kind}", 0)) for kind in (Kind.BLOB, Kind.MANIFEST)
+        }
+
+    async def _document(self, key: str) -> dict[str, Any] | None:
+        text = await self._run(self._facts.get, key)
+        return None if text is None else _read(text, json.loads)
+
+    async def _run(self, work: Callable[..., T], *arguments: object) -> T | None:
+        """Run ``work`` in the pool; trouble with the index is logged and is nobody else's trouble."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
+        except (sqlite3.Error, diskcache.Timeout, MirrorError, OSError, ValueError) as error:
+            log.warning("index.failed", error=f"{type(error).__name__}: {error}")
+            return None
+
+
+def _read(document: Any, build: Callable[[Any], T]) -> T | None:  # noqa: ANN401 - whatever the database held
+    """Build a value from what was stored; None when somebody has changed it into something else."""
+    try:
+        return build(document)
+    except (KeyError, TypeError, ValueError, MirrorError):
+        return None
+
+
+def _document_of(descriptor: Descriptor) -> dict[str, Any]:
+    return {
+        "mediaType": descriptor.media_type,
+        "digest": str(descriptor.digest),
+        "size": descriptor.size_bytes,
+    }
+
+
+def _descriptor(document: Mapping[str, Any]) -> Descriptor:
+    return Descriptor(
+        media_type=str(document["mediaType"]),
+        digest=Digest.parse(document["digest"]),
+        size_bytes=int(document["size"]),
+    )

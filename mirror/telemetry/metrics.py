@@ -1,0 +1,215 @@
+"""All metrics. Names, labels and meanings are fixed in docs/metrics.md; label values come from the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from mirror import __version__
+from mirror.http.cache_status import Outcome
+from mirror.oci.requests import Kind
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+NO_UPSTREAM = "none"  # a request that is about no upstream: a ping, the catalog
+_FIRST_BYTE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_PROXY_KINDS = frozenset({Kind.BLOB, Kind.MANIFEST})
+_NOT_A_PULL = frozenset({Outcome.NEGATIVE, Outcome.BYPASS})
+_FROM_UPSTREAM = frozenset({Outcome.MISS, Outcome.COALESCED})
+
+
+class Metrics:
+    """Counts requests, downloads and what is asked of upstreams (`mirror.ports` has the interfaces)."""
+
+    def __init__(self, registry: CollectorRegistry, upstreams: Iterable[str]) -> None:
+        """Register every metric, and start those of the configured upstreams at 0."""
+        requests = ("upstream", "kind", "outcome")
+        self._requests = Counter("mirror_requests_total", "Requests answered.", (*requests, "code"), registry=registry)
+        self._response_bytes = Counter(
+            "mirror_response_bytes_total", "Body bytes sent to clients.", requests, registry=registry
+        )
+        self._first_byte = Histogram(
+            "mirror_time_to_first_byte_seconds",
+            "From a request's arrival to the first byte of its answer.",
+            requests,
+            buckets=_FIRST_BYTE_BUCKETS,
+            registry=registry,
+        )
+        self._upstream_requests = Counter(
+            "mirror_upstream_requests_total",
+            "Requests sent to upstreams; code is error where no answer came.",
+            ("upstream", "kind", "method", "code"),
+            registry=registry,
+        )
+        self._upstream_bytes = Counter(
+            "mirror_upstream_bytes_total", "Body bytes from upstreams.", ("upstream", "kind"), registry=registry
+        )
+        self._upstream_seconds = Histogram(
+            "mirror_upstream_request_seconds",
+            "From a request to an upstream to the head of its answer.",
+            ("upstream", "kind"),
+            registry=registry,
+        )
+        self._upstream_up = Gauge(
+            "mirror_upstream_up",
+            "Whether the last request to the upstream was answered.",
+            ("upstream",),
+            registry=registry,
+            multiprocess_mode="mostrecent",
+        )
+        self._limit = Gauge(
+            "mirror_upstream_ratelimit_limit",
+            "The upstream's rate limit, in requests, as it last said.",
+            ("upstream",),
+            registry=registry,
+            multiprocess_mode="mostrecent",
+        )
+        self._remaining = Gauge(
+            "mirror_upstream_ratelimit_remaining",
+            "What is left of the upstream's rate limit, as it last said.",
+            ("upstream",),
+            registry=registry,
+            multiprocess_mode="mostrecent",
+        )
+        self._auth_failures = Counter(
+            "mirror_upstream_auth_failures_total", "Stored credentials refused.", ("upstream",), registry=registry
+        )
+        self._fills = Gauge(
+            "mirror_fills_in_progress", "Downloads running.", registry=registry, multiprocess_mode="livesum"
+        )
+        self._resumes = Counter(
+            "mirror_fill_resumes_total", "Broken transfers that went on.", ("upstream",), registry=registry
+        )
+        self._mismatches = Counter(
+            "mirror_digest_mismatches_total",
+            "Blobs that did not match their digest.",
+            ("upstream",),
+            registry=registry,
+        )
+        build = Gauge(
+            "mirror_build_info", "The version that runs.", ("version",), registry=registry, multiprocess_mode="max"
+        )
+        build.labels(__version__).set(1)
+        self._proxy = _ProxyMetrics(registry)
+        for upstream in upstreams:
+            self._auth_failures.labels(upstream)
+            self._resumes.labels(upstream)
+            self._mismatches.labels(upstream)
+
+    def answered(  # noqa: PLR0913 - one sample has this many labels
+        self,
+        *,
+        upstream: str | None,
+        kind: Kind,
+        outcome: Outcome | None,
+        code: int,
+        size_bytes: int,
+        first_byte_seconds: float,
+    ) -> None:
+        """One request was answered; ``outcome`` is None for errors and for what has nothing to do with the cache."""
+        labels = (upstream or NO_UPSTREAM, kind.value, "none" if outcome is None else outcome.value)
+        self._requests.labels(*labels, str(code)).inc()
+        self._response_bytes.labels(*labels).inc(size_bytes)
+        self._first_byte.labels(*labels).observe(first_byte_seconds)
+        if kind in _PROXY_KINDS and outcome is not None and outcome not in _NOT_A_PULL:
+            self._proxy.answered(kind, size_bytes, is_hit=outcome not in _FROM_UPSTREAM)
+
+    def upstream_answered(self, upstream: str, kind: Kind, method: str, code: str, seconds: float) -> None:
+        """One request was answered, or failed (``code`` is then ``error``)."""
+        self._upstream_requests.labels(upstream, kind.value, method, code).inc()
+        self._upstream_seconds.labels(upstream, kind.value).observe(seconds)
+        self._upstream_up.labels(upstream).set(0 if code == "error" or code.startswith("5") else 1)
+
+    def upstream_sent(self, upstream: str, kind: Kind, size_bytes: int) -> None:
+        """Body bytes arrived."""
+        self._upstream_bytes.labels(upstream, kind.value).inc(size_bytes)
+        if kind in _PROXY_KINDS:
+            self._proxy.pulled(kind, size_bytes)
+
+    def auth_failed(self, upstream: str) -> None:
+        """A stored credential was refused."""
+        self._auth_failures.labels(upstream).inc()
+
+    def limit_seen(self, upstream: str, limit: int | None, remaining: int | None) -> None:
+        """The upstream told its rate limit."""
+        if limit is not None:
+            self._limit.labels(upstream).set(limit)
+        if remaining is not None:
+            self._remaining.labels(upstream).set(remaining)
+
+    def fill_started(self) -> None:
+        """One more download in progress."""
+        self._fills.inc()
+
+    def fill_ended(self) -> None:
+        """One fewer in progress."""
+        self._fills.dec()
+
+    def fill_resumed(self, upstream: str) -> None:
+        """A broken transfer went on where it stopped."""
+        self._resumes.labels(upstream).inc()
+
+    def digest_mismatched(self, upstream: str) -> None:
+        """An upstream sent bytes that are not what was asked for."""
+        self._mismatches.labels(upstream).inc()
+
+
+class _ProxyMetrics:
+    """The five names of distribution's proxy, with its meaning, for dashboards that were made for it.
+
+    Source: https://github.com/distribution/distribution/blob/v3.0.0/registry/proxy/proxymetrics.go
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, text: str) -> Counter:
+            made = Counter(f"registry_proxy_{name}_total", text, ("type",), registry=registry)
+            for kind in sorted(_PROXY_KINDS):
+                made.labels(kind.value)
+            return made
+
+        self._requests = counter("requests", "Requests for proxied content.")
+        self._hits = counter("hits", "Requests answered from the cache.")
+        self._misses = counter("misses", "Requests that had to be fetched.")
+        self._pulled = counter("pulled_bytes", "Bytes fetched from upstreams.")
+        self._pushed = counter("pushed_bytes", "Bytes sent to clients.")
+
+    def answered(self, kind: Kind, size_bytes: int, *, is_hit: bool) -> None:
+        self._requests.labels(kind.value).inc()
+        (self._hits if is_hit else self._misses).labels(kind.value).inc()
+        self._pushed.labels(kind.value).inc(size_bytes)
+
+    def pulled(self, kind: Kind, size_bytes: int) -> None:
+        self._pulled.labels(kind.value).inc(size_bytes)
+
+
+class _CacheTotals(Collector):
+    """What the cache holds, as the index counted it when the scrape began."""
+
+    def __init__(self, size_bytes: int, objects: Mapping[Kind, int]) -> None:
+        self._size_bytes = size_bytes
+        self._objects = objects
+
+    def collect(self) -> Iterable[Metric]:
+        yield GaugeMetricFamily("mirror_cache_bytes", "Bytes of stored blobs and manifests.", self._size_bytes)
+        objects = GaugeMetricFamily("mirror_cache_objects", "Stored blobs and manifests.", labels=("kind",))
+        for kind, number in self._objects.items():
+            objects.add_metric((kind.value,), number)
+        yield objects
+
+
+def render(
+    registry: CollectorRegistry, *, shared_folder: str | None, size_bytes: int, objects: Mapping[Kind, int]
+) -> bytes:
+    """Write the text format: this process's metrics, or with ``shared_folder`` those of all workers."""
+    scrape = CollectorRegistry()
+    if shared_folder is not None:
+        MultiProcessCollector(scrape, path=shared_folder)  # type: ignore[no-untyped-call]
+    scrape.register(_CacheTotals(size_bytes, objects))
+    own = b"" if shared_folder is not None else generate_latest(registry)
+    return own + generate_latest(scrape)

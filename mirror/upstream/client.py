@@ -1,0 +1,294 @@
+"""One registry: manifests, blobs, lists and search, in our types."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import aiohttp
+from yarl import URL
+
+from mirror.errors import DigestInvalid, ManifestInvalid, Unsupported, UpstreamInvalid, UpstreamUnreachable
+from mirror.http.links import next_page
+from mirror.http.ranges import parse_content_range
+from mirror.oci import manifest as manifests
+from mirror.oci.descriptor import Descriptor
+from mirror.oci.digest import Digest
+from mirror.oci.manifest import MANIFEST_LIMIT_BYTES, Manifest
+from mirror.oci.media_types import MANIFEST_ACCEPT, OCI_INDEX, is_vendor_json
+from mirror.oci.requests import Kind
+from mirror.upstream.tokens import describe
+from mirror.upstream.transport import Call
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from mirror.config import UpstreamConfig
+    from mirror.oci.reference import Reference, Repository
+    from mirror.oci.requests import Page
+    from mirror.policy import TagLifetime
+    from mirror.ports import UpstreamObserver
+    from mirror.upstream.endpoints import Endpoints
+    from mirror.upstream.transport import Transport
+
+_ACCEPT = {"Accept": ", ".join(MANIFEST_ACCEPT)}
+_LIST_LIMIT_BYTES = 8 * 1024 * 1024
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_KEPT_FOR_SMALL = 4  # connections that blobs leave to manifests and tags
+
+
+@dataclass(frozen=True, slots=True)
+class HttpBlobStream:
+    """An answer with a blob, or the rest of one, in its body."""
+
+    response: aiohttp.ClientResponse
+    offset: int
+    size_bytes: int | None
+    upstream: str
+    observer: UpstreamObserver
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the bytes as they come, as many at a time as have come.
+
+        Raises:
+            UpstreamUnreachable: the transfer broke or went silent.
+        """
+        try:
+            while chunk := await self.response.content.readany():
+                self.observer.upstream_sent(self.upstream, Kind.BLOB, len(chunk))
+                yield chunk
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            message = f"{self.upstream} broke off: {describe(error)}"
+            raise UpstreamUnreachable(message, upstream=self.upstream) from error
+
+
+class RegistryClient:
+    """The client of one configured upstream."""
+
+    def __init__(
+        self,
+        config: UpstreamConfig,
+        transport: Transport,
+        endpoints: Endpoints,
+        *,
+        tag_lifetime: TagLifetime,
+        observer: UpstreamObserver,
+    ) -> None:
+        """Join the parts."""
+        self._config = config
+        self._transport = transport
+        self._endpoints = endpoints
+        self._tag_lifetime = tag_lifetime
+        self._observer = observer
+        self._blob_slots = asyncio.Semaphore(max(1, config.max_connections - _KEPT_FOR_SMALL))
+
+    @property
+    def name(self) -> str:
+        """The name in the configuration: a label, a cache key."""
+        return self._config.name
+
+    @property
+    def tag_lifetime(self) -> TagLifetime:
+        """How long its tags are fresh and may be stale."""
+        return self._tag_lifetime
+
+    def is_struggling(self) -> bool:
+        """Say whether it has lately failed to answer in time."""
+        return self._endpoints.is_struggling()
+
+    def note_wrong_content(self) -> None:
+        """Prefer another endpoint, where there is one."""
+        self._endpoints.note_wrong_content()
+
+    async def resolve(self, repository: Repository, reference: Reference) -> Descriptor | None:
+        """Ask by HEAD what a reference is; None where this registry does not say enough in a HEAD."""
+        call = Call(
+            method="HEAD",
+            path=f"{repository.name}/manifests/{reference}",
+            repository=repository.name,
+            kind=Kind.MANIFEST,
+            headers=_ACCEPT,
+            expected=frozenset({200, 401, 403, 405}),
+        )
+        async with self._transport.request(call) as response:
+            if response.status != 200:
+                return None  # some registries refuse a HEAD and not the GET: that one decides
+            return _descriptor(response.headers, reference)
+
+    async def fetch_manifest(self, repository: Repository, reference: Reference) -> Manifest:
+        """Get a manifest, checked against the digest where that is the reference.
+
+        Raises:
+            UpstreamInvalid: the answer is no manifest, or another one.
+        """
+        call = Call(
+            method="GET",
+            path=f"{repository.name}/manifests/{reference}",
+            repository=repository.name,
+            kind=Kind.MANIFEST,
+            headers=_ACCEPT,
+        )
+        async with self._transport.request(call) as response:
+            body = await self._read(response, Kind.MANIFEST, MANIFEST_LIMIT_BYTES)
+            told = None if isinstance(reference, Digest) else response.headers.get("Docker-Content-Digest")
+            try:
+                digest = reference if isinstance(reference, Digest) else None if told is None else Digest.parse(told)
+                return manifests.parse(body, content_type=response.headers.get("Content-Type"), digest=digest)
+            except (ManifestInvalid, DigestInvalid) as error:
+                message = f"{self.name} sent a wrong manifest for {repository.name}: {error}"
+                raise UpstreamInvalid(message, upstream=self.name) from error
+
+    async def find_blob_size(self, repository: Repository, digest: Digest) -> int | None:
+        """Confirm that the repository holds the blob; its size, where the upstream tells.
+
+        A redirect is not followed: a URL signed for GET refuses a HEAD. Then, and where a HEAD is refused (public
+        ECR), a GET of one byte decides.
+        """
+        call = self._blob_call("HEAD", repository, digest, follow=False, expected=_REDIRECTS | {200, 401, 403, 405})
+        async with self._transport.request(call) as response:
+            if response.status == 200:
+                return _length(response.headers.get("Content-Length"))
+        async with self.open_blob(repository, digest, first=0, last=0) as stream:
+            return stream.size_bytes
+
+    @asynccontextmanager
+    async def open_blob(
+        self, repository: Repository, digest: Digest, *, first: int = 0, last: int | None = None
+    ) -> AsyncIterator[HttpBlobStream]:
+        """Start a transfer at ``first``; ``last`` is inclusive. An upstream without ranges starts at 0.
+
+        Raises:
+            UpstreamInvalid: another range than the one asked for.
+        """
+        headers = {}
+        if first > 0 or last is not None:
+            headers["Range"] = f"bytes={first}-{'' if last is None else last}"
+        call = self._blob_call("GET", repository, digest, headers=headers, expected=frozenset({200, 206}))
+        async with self._blob_slots, self._transport.request(call) as response:
+            self._refuse_encoding(response)
+            if response.status == 200:
+                size = _length(response.headers.get("Content-Length"))
+                yield HttpBlobStream(response, 0, size, self.name, self._observer)
+                return
+            sent = parse_content_range(response.headers.get("Content-Range"))
+            if not headers or sent is None or sent.range.first != first:
+                message = f"{self.name} sent another range of {digest} than the one asked for"
+                raise UpstreamInvalid(message, upstream=self.name)
+            yield HttpBlobStream(response, first, sent.size_bytes, self.name, self._observer)
+
+    def _blob_call(
+        self,
+        method: str,
+        repository: Repository,
+        digest: Digest,
+        *,
+        expected: frozenset[int],
+        headers: dict[str, str] | None = None,
+        follow: bool = True,
+    ) -> Call:
+        return Call(
+            method=method,
+            path=f"{repository.name}/blobs/{digest}",
+            repository=repository.name,
+            kind=Kind.BLOB,
+            headers=headers or {},
+            follow=follow,
+            expected=expected,
+        )
+
+    async def list_tags(self, repository: Repository, page: Page) -> tuple[bytes, bool]:
+        """Return the upstream's page of tags, as JSON, and whether there is more."""
+        query = {} if page.limit is None else {"n": str(page.limit)}
+        if page.last is not None:
+            query["last"] = page.last
+        call = Call(
+            method="GET",
+            path=f"{repository.name}/tags/list",
+            repository=repository.name,
+            kind=Kind.TAGS,
+            query=query,
+        )
+        async with self._transport.request(call) as response:
+            body = await self._read_object(response, Kind.TAGS)
+            return body, next_page(response.headers.getall("Link", ())) is not None
+
+    async def list_referrers(self, repository: Repository, digest: Digest, artifact_type: str | None) -> bytes:
+        """Return the index of manifests that point at a digest, as JSON."""
+        call = Call(
+            method="GET",
+            path=f"{repository.name}/referrers/{digest}",
+            repository=repository.name,
+            kind=Kind.REFERRERS,
+            headers={"Accept": OCI_INDEX},
+            query={} if artifact_type is None else {"artifactType": artifact_type},
+        )
+        async with self._transport.request(call) as response:
+            return await self._read_object(response, Kind.REFERRERS)
+
+    async def search(self, query: str, limit: int | None) -> bytes:
+        """Return the answer of the registry's search, as JSON.
+
+        Raises:
+            Unsupported: this upstream has none.
+        """
+        endpoint = self._config.search_endpoint
+        if endpoint is None:
+            raise Unsupported(f"{self.name} has no search")
+        parameters = {"q": query} if limit is None else {"q": query, "n": str(limit)}
+        async with self._transport.request_outside(URL(endpoint) / "v1/search", parameters, Kind.SEARCH) as response:
+            return await self._read_object(response, Kind.SEARCH)
+
+    async def _read_object(self, response: aiohttp.ClientResponse, kind: Kind) -> bytes:
+        """Read a body that must be a JSON object: a web page with status 200 is no list of tags."""
+        body = await self._read(response, kind, _LIST_LIMIT_BYTES)
+        try:
+            is_object = isinstance(json.loads(body), dict)
+        except (ValueError, RecursionError):
+            is_object = False
+        if not is_object:
+            raise UpstreamInvalid(f"{self.name} answered something else than JSON", upstream=self.name)
+        return body
+
+    async def _read(self, response: aiohttp.ClientResponse, kind: Kind, limit_bytes: int) -> bytes:
+        self._refuse_encoding(response)
+        chunks = []
+        size = 0
+        try:
+            while chunk := await response.content.readany():
+                self._observer.upstream_sent(self.name, kind, len(chunk))
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > limit_bytes:
+                    message = f"{self.name} sent more than {limit_bytes} bytes"
+                    raise UpstreamInvalid(message, upstream=self.name)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            message = f"{self.name} broke off: {describe(error)}"
+            raise UpstreamUnreachable(message, upstream=self.name) from error
+        return b"".join(chunks)
+
+    def _refuse_encoding(self, response: aiohttp.ClientResponse) -> None:
+        encoding = response.headers.get("Content-Encoding", "identity")
+        if encoding.strip().lower() not in {"", "identity"}:
+            message = f"{self.name} sent Content-Encoding {encoding!r} although identity was asked for"
+            raise UpstreamInvalid(message, upstream=self.name)
+
+
+def _descriptor(headers: Mapping[str, str], reference: Reference) -> Descriptor | None:
+    """Read a manifest's HEAD; None unless type, digest and length are all there."""
+    media_type = headers.get("Content-Type", "").partition(";")[0].strip()
+    size = _length(headers.get("Content-Length"))
+    told = headers.get("Docker-Content-Digest")
+    if not is_vendor_json(media_type) or not size:
+        return None
+    try:
+        digest = reference if isinstance(reference, Digest) else Digest.parse(told or "")
+    except DigestInvalid:
+        return None
+    return Descriptor(media_type=media_type, digest=digest, size_bytes=size)
+
+
+def _length(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 19 else None

@@ -1,0 +1,242 @@
+"""One request to one upstream: endpoints in order, authentication, redirects by hand, time limits, counts.
+
+request ──► endpoint ──► hop ──► 401: one new Authorization ──► answer
+               ▲          ▲ └──► 3xx: next hop, no credential on another origin
+               └ no answer, 429, 5xx, 404: the next endpoint, where there is one
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NoReturn
+
+import aiohttp
+import structlog
+from yarl import URL
+
+from mirror.errors import (
+    BlobUnknown,
+    Denied,
+    ManifestUnknown,
+    NotFound,
+    RateLimited,
+    UpstreamError,
+    UpstreamFailed,
+    UpstreamInvalid,
+    UpstreamUnreachable,
+)
+from mirror.http.challenge import parse_challenges
+from mirror.http.retry_after import parse_retry_after
+from mirror.oci.requests import Kind
+from mirror.upstream.limits import read_limit
+from mirror.upstream.tokens import describe
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from mirror.config import UpstreamConfig
+    from mirror.ports import Clock, UpstreamObserver
+    from mirror.upstream.auth import Authenticator
+    from mirror.upstream.endpoints import Endpoint, Endpoints
+    from mirror.upstream.sessions import Sessions
+
+log = structlog.get_logger(__name__)
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MOST_HOPS = 10
+_NOT_FOUND = {Kind.MANIFEST: ManifestUnknown, Kind.BLOB: BlobUnknown}
+_SERVER_ERROR = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """What is asked: ``path`` is below an endpoint's ``/v2/``, already safe, since it is built from parsed names."""
+
+    method: str
+    path: str
+    repository: str
+    kind: Kind
+    headers: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+    follow: bool = True
+    expected: frozenset[int] = frozenset({200})
+
+    def url(self, endpoint: URL) -> URL:
+        """Return the address at one endpoint."""
+        base = str(endpoint).rstrip("/")
+        return URL(f"{base}/v2/{self.path}", encoded=True).with_query(self.query or None)
+
+
+class Transport:
+    """Sends the calls of one upstream."""
+
+    def __init__(
+        self,
+        config: UpstreamConfig,
+        sessions: Sessions,
+        auth: Authenticator,
+        endpoints: Endpoints,
+        *,
+        observer: UpstreamObserver,
+        clock: Clock,
+    ) -> None:
+        """Join the parts."""
+        self._name = config.name
+        self._sessions = sessions
+        self._auth = auth
+        self._endpoints = endpoints
+        self._observer = observer
+        self._clock = clock
+
+    @asynccontextmanager
+    async def request(self, call: Call) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Yield the first expected answer of the endpoints in order, its body unread; it is closed on leaving.
+
+        Raises:
+            NotFound, Denied: every endpoint that answered said so, and none failed to answer.
+            UpstreamError: no endpoint could answer.
+        """
+        response = await self._first_answer(call)
+        try:
+            yield response
+        finally:
+            response.close()
+
+    @asynccontextmanager
+    async def request_outside(
+        self, url: URL, query: Mapping[str, str], kind: Kind
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Yield the answer of a service beside the registry (its search), asked without any credential.
+
+        Raises:
+            UpstreamError: it did not answer with 200.
+        """
+        started = time.monotonic()
+        code = "error"
+        call = Call(method="GET", path=url.path, repository="", kind=kind)
+        try:
+            async with asyncio.timeout(self._endpoints.patience_seconds_outside):
+                response = await self._sessions.current.get(url.with_query(query), allow_redirects=False)
+            code = str(response.status)
+        except (aiohttp.ClientError, OSError) as error:  # a TimeoutError is an OSError
+            raise self._unreachable(url, error) from error
+        finally:
+            self._observer.upstream_answered(self._name, kind, "GET", code, time.monotonic() - started)
+        try:
+            if response.status not in call.expected:
+                self._refuse(call, response)
+            yield response
+        finally:
+            response.close()
+
+    async def _first_answer(self, call: Call) -> aiohttp.ClientResponse:
+        refusal: NotFound | Denied | None = None
+        outage: UpstreamError | None = None
+        for endpoint in self._endpoints.in_order():
+            try:
+                return await self._ask(endpoint, call)
+            except (NotFound, Denied) as error:
+                refusal = refusal or error
+            except UpstreamError as error:
+                outage = outage or error
+                log.debug("upstream.endpoint_failed", upstream=self._name, endpoint=str(endpoint.url), error=str(error))
+        # "not there" from one endpoint proves nothing while another, which may have it, cannot answer
+        raise outage or refusal or UpstreamFailed(f"{self._name} has no endpoints", upstream=self._name)
+
+    async def _ask(self, endpoint: Endpoint, call: Call) -> aiohttp.ClientResponse:
+        started = time.monotonic()
+        code = "error"
+        try:
+            async with asyncio.timeout(self._endpoints.patience_seconds(endpoint)):
+                response = await self._follow(endpoint, call)
+            code = str(response.status)
+            self._endpoints.note_answer(endpoint)
+        except TimeoutError as error:
+            self._endpoints.note_silence(endpoint)
+            raise self._unreachable(endpoint.url, error) from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise self._unreachable(endpoint.url, error) from error
+        finally:
+            self._observer.upstream_answered(self._name, call.kind, call.method, code, time.monotonic() - started)
+        self._note_limit(response)
+        if response.status not in call.expected:
+            try:
+                self._refuse(call, response)
+            finally:
+                response.close()
+        return response
+
+    async def _follow(self, endpoint: Endpoint, call: Call) -> aiohttp.ClientResponse:
+        url = call.url(endpoint.url)
+        for _ in range(_MOST_HOPS):
+            response = await self._send(url, call)
+            location = response.headers.get("Location")
+            if not (call.follow and response.status in _REDIRECTS and location):
+                return response
+            response.close()
+            # encoded=True: re-quoting would break the signature of a CDN's URL
+            target = url.join(URL(location, encoded=True))
+            if target.scheme not in {"https", url.scheme} or not target.host:
+                raise UpstreamInvalid(f"{self._name} redirects to {target.scheme}:", upstream=self._name)
+            url = target
+        raise UpstreamInvalid(f"{self._name} redirects more than {_MOST_HOPS} times", upstream=self._name)
+
+    async def _send(self, url: URL, call: Call) -> aiohttp.ClientResponse:
+        """Send to one hop; a 401 is answered once, with whatever its challenge asks for."""
+        origin = url.origin()
+        value = await self._auth.authorization(origin, call.repository)
+        response = await self._send_once(url, call, value)
+        if response.status != 401:
+            return response
+        challenges = parse_challenges(response.headers.getall("WWW-Authenticate", ()))
+        if not self._auth.learn(origin, challenges) and not await self._learn_from_ping(url):
+            return response
+        renewed = await self._auth.authorization(origin, call.repository, refused=value)
+        if renewed is None or renewed == value:
+            return response
+        response.close()
+        return await self._send_once(url, call, renewed)
+
+    async def _learn_from_ping(self, url: URL) -> bool:
+        """Ask ``/v2/`` for the challenge that some registries (gcr.io) leave out elsewhere."""
+        origin = url.origin()
+        if self._auth.knows(origin):
+            return True
+        async with self._sessions.current.get(origin / "v2/", allow_redirects=False) as response:
+            return self._auth.learn(origin, parse_challenges(response.headers.getall("WWW-Authenticate", ())))
+
+    async def _send_once(self, url: URL, call: Call, authorization: str | None) -> aiohttp.ClientResponse:
+        headers = dict(call.headers)
+        if authorization is not None:
+            headers["Authorization"] = authorization
+        return await self._sessions.current.request(call.method, url, headers=headers, allow_redirects=False)
+
+    def _refuse(self, call: Call, response: aiohttp.ClientResponse) -> NoReturn:
+        what = f"{self._name} answered {response.status} for {call.repository or call.path}"
+        match response.status:
+            case 429:
+                wait_seconds = parse_retry_after(response.headers.get("Retry-After"), self._clock())
+                log.warning("upstream.rate_limited", upstream=self._name, retry_after_seconds=wait_seconds)
+                raise RateLimited(what, upstream=self._name, retry_after_seconds=wait_seconds)
+            case 403 | 451:
+                raise Denied(what)
+            case 400 | 401 | 404 | 405 | 410:
+                raise _NOT_FOUND.get(call.kind, NotFound)(what)
+            case 416:
+                raise UpstreamInvalid(what, upstream=self._name)
+            case _:
+                raise UpstreamFailed(what, upstream=self._name)
+
+    def _note_limit(self, response: aiohttp.ClientResponse) -> None:
+        limit = read_limit(response.headers.get("RateLimit-Limit"))
+        remaining = read_limit(response.headers.get("RateLimit-Remaining"))
+        if limit is not None or remaining is not None:
+            self._observer.limit_seen(self._name, limit, remaining)
+
+    def _unreachable(self, url: URL, error: BaseException) -> UpstreamUnreachable:
+        return UpstreamUnreachable(
+            f"{self._name} cannot be reached at {url.host}: {describe(error)}", upstream=self._name
+        )

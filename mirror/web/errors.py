@@ -1,0 +1,62 @@
+"""The one table from our errors to status, code and headers."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from mirror import errors
+from mirror.engine.answers import Remembered
+from mirror.http.cache_status import Outcome, cache_status
+from mirror.oci.error_codes import ErrorCode, error_body
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# The first class that an error is an instance of counts, so a subclass stands before its base.
+_TABLE: tuple[tuple[type[errors.MirrorError], int, ErrorCode], ...] = (
+    (errors.NameInvalid, 400, ErrorCode.NAME_INVALID),
+    (errors.DigestInvalid, 400, ErrorCode.DIGEST_INVALID),
+    (errors.ReferenceInvalid, 400, ErrorCode.MANIFEST_INVALID),
+    (errors.InvalidRequest, 400, ErrorCode.UNSUPPORTED),
+    (errors.RangeUnsatisfiable, 416, ErrorCode.SIZE_INVALID),
+    (errors.Unsupported, 405, ErrorCode.UNSUPPORTED),
+    (errors.Denied, 403, ErrorCode.DENIED),
+    (errors.ManifestUnknown, 404, ErrorCode.MANIFEST_UNKNOWN),
+    (errors.BlobUnknown, 404, ErrorCode.BLOB_UNKNOWN),
+    (errors.NotFound, 404, ErrorCode.NAME_UNKNOWN),
+    # 503 and not 429: containerd repeats a 429 at once, podman sleeps on it; both turn elsewhere on 503
+    (errors.RateLimited, 503, ErrorCode.TOOMANYREQUESTS),
+    (errors.UpstreamUnreachable, 504, ErrorCode.UNAVAILABLE),
+    (errors.UpstreamError, 502, ErrorCode.UNAVAILABLE),
+    (errors.StorageError, 503, ErrorCode.UNAVAILABLE),
+    (errors.MirrorError, 500, ErrorCode.UNAVAILABLE),
+)
+
+
+def describe(error: errors.MirrorError) -> tuple[int, ErrorCode]:
+    """Return the status and the code of an error."""
+    if isinstance(error, Remembered):
+        error = error.error
+    return next((status, code) for kind, status, code in _TABLE if isinstance(error, kind))
+
+
+def headers(error: errors.MirrorError) -> Mapping[str, str]:
+    """Return the headers that an error's answer needs beside its body."""
+    if isinstance(error, Remembered):
+        return {"Cache-Status": cache_status(Outcome.NEGATIVE, ttl_seconds=error.ttl_seconds)}
+    if isinstance(error, errors.RangeUnsatisfiable):
+        return {"Content-Range": f"bytes */{error.size_bytes}"}
+    if isinstance(error, errors.Unsupported):
+        return {"Allow": "GET, HEAD"}
+    if isinstance(error, errors.RateLimited) and error.retry_after_seconds is not None:
+        return {"Retry-After": str(math.ceil(error.retry_after_seconds))}
+    if isinstance(error, (errors.NotFound, errors.Denied)):
+        return {"Cache-Status": cache_status(Outcome.MISS, forward_status=describe(error)[0])}
+    return {}
+
+
+def body(error: errors.MirrorError) -> bytes:
+    """Return the error as the specification's JSON."""
+    _, code = describe(error)
+    return error_body(code, str(error))

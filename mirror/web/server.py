@@ -1,0 +1,140 @@
+"""The aiohttp server: one handler for every path, and errors in the protocol's own form down to the parser's.
+
+The low-level server, not `web.Application`: a registry's paths are read from their right-hand end and from raw text,
+which its router cannot do, and a hit pays for no middleware.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from aiohttp import web
+
+from mirror.engine.answers import Remembered
+from mirror.errors import MirrorError, NameUnknown, Unsupported
+from mirror.http.cache_status import Outcome
+from mirror.oci.error_codes import ErrorCode, error_body
+from mirror.web import errors
+from mirror.web.exchange import Exchange
+from mirror.web.pull import API_VERSION
+from mirror.web.routes import read_target
+
+if TYPE_CHECKING:
+    from mirror.web.exchange import RequestObserver
+    from mirror.web.ops import OpsHandlers
+    from mirror.web.pull import PullHandlers
+    from mirror.web.routes import Target
+
+log = structlog.get_logger(__name__)
+
+_READING = frozenset({"GET", "HEAD"})
+_LINE_LIMIT_BYTES = 8190
+_WRITING = "this is a pull-through mirror: it answers GET and HEAD only; push to the registry itself"
+
+
+class Handler:
+    """Answers every request, and notes what became of it."""
+
+    def __init__(self, pull: PullHandlers, ops: OpsHandlers, observer: RequestObserver) -> None:
+        """Join the parts."""
+        self._pull = pull
+        self._ops = ops
+        self._observer = observer
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request; errors become the protocol's JSON."""
+        exchange = Exchange(request)
+        try:
+            response = await self._answer(exchange)
+            if not response.prepared:
+                exchange.headers_sent(response.status)
+            return response
+        except (ConnectionError, asyncio.CancelledError):
+            exchange.error = exchange.error or "the client left"
+            exchange.status = exchange.status or 499
+            raise
+        finally:
+            exchange.finish(self._observer)
+
+    async def _answer(self, exchange: Exchange) -> web.StreamResponse:
+        try:
+            target = read_target(exchange.request.raw_path)
+            operation = {
+                "/healthz": self._ops.healthz,
+                "/readyz": self._ops.readyz,
+                "/metrics": self._ops.metrics,
+            }.get(target.path)
+            if operation is not None:
+                return await operation()
+            return await self._answer_registry(exchange, target)
+        except MirrorError as error:
+            return _error_response(exchange, error)
+        except (ConnectionError, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            log.exception("request.failed", request_id=exchange.request_id)
+            if exchange.status:  # the answer has begun: it can only be cut short
+                raise ConnectionResetError from error
+            return _error_response(exchange, MirrorError("the mirror failed; its log says why"))
+
+    async def _answer_registry(self, exchange: Exchange, target: Target) -> web.StreamResponse:
+        if exchange.request.method not in _READING:
+            raise Unsupported(_WRITING)
+        match target.path:
+            case "/v1/_ping":
+                return self._pull.ping_v1(exchange)
+            case "/v1/search":
+                return await self._pull.search(exchange, target)
+            case "/":
+                raise NameUnknown("this is a registry mirror: its address is for container clients, at /v2/")
+            case _:
+                return await self._pull.handle(exchange, target)
+
+
+def _error_response(exchange: Exchange, error: MirrorError) -> web.Response:
+    status, _ = errors.describe(error)
+    exchange.error = str(error)
+    if isinstance(error, Remembered):
+        exchange.outcome = Outcome.NEGATIVE
+    headers = {"Cache-Status": "mirror", "X-Request-Id": exchange.request_id, **API_VERSION, **errors.headers(error)}
+    return web.Response(status=status, body=errors.body(error), content_type="application/json", headers=headers)
+
+
+class _Connection(web.RequestHandler):
+    """aiohttp's connection, whose own errors (a request that is not HTTP) are answered in JSON like all others."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what the parser refused, and close."""
+        log.info("request.refused", client=request.remote, status=status, error=type(exc).__name__)
+        if request.writer.output_size > 0:
+            raise ConnectionResetError("the answer has begun")
+        response = web.Response(
+            status=status,
+            body=error_body(ErrorCode.UNSUPPORTED, "this is not a request that a registry understands"),
+            content_type="application/json",
+            headers=API_VERSION,
+        )
+        response.force_close()
+        return response
+
+
+class HttpServer(web.Server):
+    """aiohttp's server with our connections."""
+
+    def __init__(self, handler: Handler) -> None:
+        """Take the handler of all requests."""
+        limits: dict[str, Any] = {"max_line_size": _LINE_LIMIT_BYTES, "max_field_size": _LINE_LIMIT_BYTES}
+        super().__init__(handler, access_log=None, **limits)
+        self._limits = limits
+
+    def __call__(self) -> web.RequestHandler:
+        """Make the protocol of one connection."""
+        return _Connection(self, loop=asyncio.get_running_loop(), **self._kwargs)
