@@ -7,7 +7,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from mirror.oci.descriptor import Descriptor
@@ -102,7 +102,7 @@ class PartialBlob(Protocol):
         """Return what its writer has announced."""
         ...
 
-    async def append(self, chunk: bytes) -> None:
+    async def append(self, pieces: Sequence[bytes]) -> None:
         """Hash and write; bytes are visible to every follower when this returns."""
         ...
 
@@ -228,7 +228,7 @@ class BlobStream(Protocol):
         """The size of the whole blob, where the upstream tells."""
         ...
 
-    def chunks(self) -> AsyncIterator[bytes]:
+    def pieces(self) -> AsyncGenerator[bytes, None]:
         """Yield the bytes as they come.
 
         Raises:

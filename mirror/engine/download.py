@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from mirror.engine.intake import receiving
 from mirror.errors import (
     DigestMismatch,
     MirrorError,
@@ -31,7 +32,7 @@ from mirror.oci.requests import Kind
 from mirror.ports import Claim, Origin
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from mirror.oci.digest import Digest
     from mirror.oci.reference import Repository
@@ -50,6 +51,18 @@ def tail_bytes(size_bytes: int | None) -> int:
     if size_bytes is None:
         return _LARGEST_TAIL_BYTES
     return min(_LARGEST_TAIL_BYTES, -(-size_bytes // 4))
+
+
+def _skip(pieces: Sequence[bytes], skip_bytes: int) -> tuple[int, Sequence[bytes]]:
+    """Leave out the first bytes, which are there already; return how many more are to be left out of what follows."""
+    if not skip_bytes:
+        return 0, pieces
+    fresh = []
+    for piece in pieces:
+        if len(piece) > skip_bytes:
+            fresh.append(piece[skip_bytes:])
+        skip_bytes = max(0, skip_bytes - len(piece))
+    return skip_bytes, fresh
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,10 +303,9 @@ class Download:
                 await partial.announce(Origin(repository=self.source.repository, kind=Kind.BLOB, size_bytes=size_bytes))
                 self._open(size_bytes)
             skip_bytes = first - stream.offset  # an upstream without ranges starts over
-            async for chunk in stream.chunks():
-                fresh = chunk[skip_bytes:] if skip_bytes else chunk
-                skip_bytes -= len(chunk) - len(fresh)
-                if fresh:
+            async with receiving(stream) as intake:
+                while pieces := await intake.take():
+                    skip_bytes, fresh = _skip(pieces, skip_bytes)
                     await self._append(partial, fresh)
         if self.size_bytes is not None and self._written_bytes < self.size_bytes:
             message = f"{upstream.name} ended {self.digest} at {self._written_bytes} of {self.size_bytes} bytes"
@@ -304,12 +316,13 @@ class Download:
             message = f"{self.source.upstream.name} says {self.digest} has {told_bytes} bytes, not {self.size_bytes}"
             raise UpstreamInvalid(message, upstream=self.source.upstream.name)
 
-    async def _append(self, partial: PartialBlob, chunk: bytes) -> None:
-        if self.size_bytes is not None and self._written_bytes + len(chunk) > self.size_bytes:
+    async def _append(self, partial: PartialBlob, pieces: Sequence[bytes]) -> None:
+        end = self._written_bytes + sum(map(len, pieces))
+        if self.size_bytes is not None and end > self.size_bytes:
             message = f"{self.source.upstream.name} sent more than {self.size_bytes} bytes for {self.digest}"
             raise UpstreamInvalid(message, upstream=self.source.upstream.name)
-        await partial.append(chunk)
-        self._advance(self._written_bytes + len(chunk))
+        await partial.append(pieces)
+        self._advance(end)
 
     # ---- changes of state: synchronous, so that no lock is needed
 

@@ -25,6 +25,8 @@ from mirror.ports import Claim, Origin
 from mirror.storage.files import READ_CHUNK_BYTES, TEMPORARY_SUFFIX, rename_durably, write_all
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mirror.oci.digest import Digest
     from mirror.storage.files import Layout
 
@@ -60,7 +62,7 @@ class PartialFile:
         """
         path = layout.partial_blob(digest)
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise StorageError(f"cannot make a file for {digest}: {error.strerror}") from error
         return cls(descriptor, path, layout.blob(digest), digest)
@@ -146,20 +148,21 @@ class PartialFile:
         except (OSError, ValueError, TypeError, KeyError, MirrorError):
             return None  # not yet, not ours or not readable: as good as nothing
 
-    async def append(self, chunk: bytes) -> None:
+    async def append(self, pieces: Sequence[bytes]) -> None:
         """Hash and write; bytes are visible to every follower when this returns.
 
         Raises:
             StorageError: the disk did not take them.
         """
-        await asyncio.to_thread(self._append, chunk)
+        await asyncio.get_running_loop().run_in_executor(None, self._append, pieces)
 
-    def _append(self, chunk: bytes) -> None:
+    def _append(self, pieces: Sequence[bytes]) -> None:
         try:
-            write_all(self._descriptor, chunk)
+            write_all(self._descriptor, pieces, self.written_bytes())
         except OSError as error:
             raise StorageError(f"cannot write {self._digest}: {error.strerror}") from error
-        self._hasher.update(chunk)
+        for piece in pieces:
+            self._hasher.update(piece)
 
     def matches(self) -> bool:
         """Say whether all that was written hashes to the digest."""

@@ -24,7 +24,7 @@ from mirror.upstream.tokens import describe
 from mirror.upstream.transport import Call
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
     from mirror.config import UpstreamConfig
     from mirror.oci.reference import Reference, Repository
@@ -50,16 +50,21 @@ class HttpBlobStream:
     upstream: str
     observer: UpstreamObserver
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the bytes as they come, as many at a time as have come.
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes as they come.
 
         Raises:
             UpstreamUnreachable: the transfer broke or went silent.
         """
+        content = self.response.content
         try:
-            while chunk := await self.response.content.readany():
-                self.observer.upstream_sent(self.upstream, Kind.BLOB, len(chunk))
-                yield chunk
+            while True:
+                piece, _ = await content.readchunk()  # no copy, unlike readany
+                if piece:
+                    self.observer.upstream_sent(self.upstream, Kind.BLOB, len(piece))
+                    yield piece
+                elif content.at_eof():
+                    return
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             message = f"{self.upstream} broke off: {describe(error)}"
             raise UpstreamUnreachable(message, upstream=self.upstream) from error

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mirror.config import UpstreamConfig
 
 _HEADER_LIMIT_BYTES = 64 * 1024  # signed redirects and tokens are longer than aiohttp's 8190
-_READ_BUFFER_BYTES = 256 * 1024
+_READ_BUFFER_BYTES = 256 * 1024  # aiohttp holds twice as much at most, which is lost when a transfer breaks
 
 
 class Sessions:

@@ -174,10 +174,10 @@ class PullHandlers:
         part = answer.part
         try:
             if answer.stream is not None:
-                async with aclosing(answer.stream.chunks()) as chunks:  # type: ignore[type-var]
-                    async for chunk in chunks:
-                        await response.write(chunk)
-                        sent(len(chunk))
+                async with aclosing(answer.stream.pieces()) as pieces:
+                    async for piece in pieces:
+                        await response.write(piece)
+                        sent(len(piece))
             elif answer.body is not None:
                 first = 0 if part is None else part.first
                 end = answer.size_bytes if part is None else part.last + 1

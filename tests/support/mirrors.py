@@ -62,7 +62,7 @@ async def running_mirror(folder: Path, overrides: Mapping[str, object]) -> Async
     clock = MovableClock()
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
-        async with running(config, [listening], clock=clock) as metrics:
+        async with running(config, [listening], clock=clock.now) as metrics:
             yield RunningMirror(
                 base_url=f"http://127.0.0.1:{port}", port=port, metrics=metrics, clock=clock, folder=folder
             )
