@@ -134,8 +134,8 @@ class BlobStore(Protocol):
         """Return a stored blob whole; None when it is not there or longer than the limit."""
         ...
 
-    async def put(self, digest: Digest, content: bytes) -> None:
-        """Store content whose digest the caller has verified."""
+    async def put(self, digest: Digest, content: bytes) -> bool:
+        """Store content whose digest the caller has verified; return whether it was not there before."""
         ...
 
     async def open_partial(self, digest: Digest) -> PartialBlob:
@@ -156,7 +156,7 @@ class Held:
 
 
 class Index(Protocol):
-    """Facts about what is stored. Losing one costs a question to an upstream, never an answer to a client."""
+    """Facts about what is stored. One that is lost costs a question to an upstream."""
 
     async def find_tag(self, repository: Repository, tag: Tag) -> StoredTag | None:
         """Return what the tag pointed at when it was last confirmed."""

@@ -107,6 +107,10 @@ class Blobs:
     # ---- where it comes from
 
     async def _find_stored(self, digest: Digest) -> Body | None:
+        """Open what is stored, or was downloaded whole just now and is on its way to its name."""
+        download = self._downloads.find(digest)
+        if download is not None and download.is_complete:
+            return await download.follow()
         try:
             return await self._store.find(digest)
         except StorageError as error:  # as good as not stored
@@ -132,13 +136,13 @@ class Blobs:
             source = Source(repository=repository, upstream=upstream, confirm=confirm)
             download = self._downloads.start(digest, source)
         try:
-            await download.opened()
+            body = await download.follow()
         except (NotFound, Denied) as error:
             await self._refusals.remember(_key(download.source.repository, digest), error)
             raise
         if not is_held:
-            await self._link(repository, digest, download.size_bytes)
-        return download.follow(), outcome
+            await self._link(repository, digest, body.size_bytes)
+        return body, outcome
 
     async def _open_ahead(
         self, upstream: Upstream, repository: Repository, digest: Digest, body: Body, range_header: str | None

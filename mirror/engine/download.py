@@ -94,28 +94,38 @@ class Download:
         self.size_bytes: int | None = None
 
     @property
+    def is_complete(self) -> bool:
+        """Whether all of it is there and verified, though perhaps not yet durable under its name."""
+        return self._is_complete
+
+    @property
     def has_failed(self) -> bool:
         """Whether it ended without the whole blob."""
         return self._error is not None
 
     # ---- followers
 
-    async def opened(self) -> None:
-        """Wait until the upstream has begun to answer and the size, if it tells one, is known.
+    async def follow(self) -> DownloadBody:
+        """Return a body that reads behind the writer, once the upstream has begun to answer.
 
         Raises:
             MirrorError: it refused, or could not be reached: nothing was sent to anybody yet.
         """
-        while not self._is_open:
-            if self._error is not None:
-                raise self._error
-            await self._changed.wait()
+        self._users += 1  # before the wait: a small blob is complete, and its file closed, before this goes on
+        try:
+            while not self._is_open:
+                if self._error is not None:
+                    raise self._error
+                await self._changed.wait()
+        except BaseException:
+            self.leave()
+            raise
+        return DownloadBody(self)
 
-    def follow(self) -> DownloadBody:
-        """Return a body that reads behind the writer; only after ``opened``."""
-        assert self._file is not None, "followed before it was opened"  # noqa: S101 - a mistake of ours
-        self._users += 1
-        return DownloadBody(self, self._file.fileno())
+    def fileno(self) -> int:
+        """Return the descriptor of the file, which those who follow keep open."""
+        assert self._file is not None, "read after it was left"  # noqa: S101 - a mistake of ours
+        return self._file.fileno()
 
     def readable_now(self) -> int:
         """Return the end of what followers may read."""
@@ -355,31 +365,30 @@ class Download:
 class DownloadBody:
     """One follower's view of a download."""
 
-    def __init__(self, download: Download, descriptor: int) -> None:
-        """Take one use of the download's file."""
-        self._download: Download | None = download
-        self._descriptor = descriptor
-        self._state = download
+    def __init__(self, download: Download) -> None:
+        """Take over one use of the download's file."""
+        self._download = download
+        self._is_closed = False
 
     @property
     def size_bytes(self) -> int | None:
         """The whole size; None where the upstream does not tell."""
-        return self._state.size_bytes
+        return self._download.size_bytes
 
     def fileno(self) -> int:
         """Return a descriptor to read from, at offsets below what ``readable_to`` has returned."""
-        return self._descriptor
+        return self._download.fileno()
 
     def readable_now(self) -> int:
         """Return the end of what can be read without waiting."""
-        return self._state.readable_now()
+        return self._download.readable_now()
 
     async def readable_to(self, offset: int) -> int:
         """Wait until there is something at ``offset``; return the end of what can be read, ``offset`` at the end."""
-        return await self._state.readable_to(offset)
+        return await self._download.readable_to(offset)
 
     def close(self) -> None:
         """Stop following; the download goes on."""
-        if self._download is not None:
+        if not self._is_closed:
+            self._is_closed = True
             self._download.leave()
-            self._download = None

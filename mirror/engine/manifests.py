@@ -123,12 +123,13 @@ class Manifests:
     async def _keep(self, repository: Repository, manifest: Manifest) -> None:
         """Store and link; trouble with the store is not the client's."""
         try:
-            await self._store.put(manifest.digest, manifest.body)
+            is_new = await self._store.put(manifest.digest, manifest.body)
         except StorageError as error:
             log.error("store.failed", digest=str(manifest.digest), error=str(error))
             return
         await self._link(repository, manifest)
-        await self._index.count_stored(Kind.MANIFEST, len(manifest.body))
+        if is_new:
+            await self._index.count_stored(Kind.MANIFEST, len(manifest.body))
 
     async def _link(self, repository: Repository, manifest: Manifest) -> None:
         """Remember that the repository holds the manifest and its blobs.

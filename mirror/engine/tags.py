@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mirror.engine.refusals import Refusals
     from mirror.oci.descriptor import Descriptor
     from mirror.oci.reference import Repository, Tag
+    from mirror.policy import Decision
     from mirror.ports import Clock, Index, Locks, Memory, Upstream
 
 log = structlog.get_logger(__name__)
@@ -67,8 +68,9 @@ class Tags:
             UpstreamError: it cannot answer, and nothing is stored that could stand in.
         """
         key = f"{repository}:{tag}"
-        stored = await self._memory.find(key) or await self._recall(key, repository, tag)
-        decision = decide(stored, now=self._clock(), lifetime=upstream.tag_lifetime)
+        decision = self._decide(await self._memory.find(key), upstream)
+        if not isinstance(decision, Serve):  # what another worker was told since counts for more
+            decision = self._decide(await self._recall(key, repository, tag), upstream)
         match decision:
             case Serve():
                 return Resolved(decision.stored.descriptor, Outcome.HIT, decision.ttl_seconds)
@@ -79,6 +81,9 @@ class Tags:
                 return await self._revalidate(key, decision, upstream, repository, tag)
             case _:
                 assert_never(decision)
+
+    def _decide(self, stored: StoredTag | None, upstream: Upstream) -> Decision:
+        return decide(stored, now=self._clock(), lifetime=upstream.tag_lifetime)
 
     async def _recall(self, key: str, repository: Repository, tag: Tag) -> StoredTag | None:
         await self._refusals.check(key)
@@ -119,7 +124,7 @@ class Tags:
     async def _refresh(self, key: str, upstream: Upstream, repository: Repository, tag: Tag) -> StoredTag:
         async with self._locks.hold(f"tag:{key}"):
             stored = await self._index.find_tag(repository, tag)
-            decision = decide(stored, now=self._clock(), lifetime=upstream.tag_lifetime)
+            decision = self._decide(stored, upstream)
             if isinstance(decision, Serve):  # another worker has asked while this one waited
                 await self._memory.put(key, decision.stored)
                 return decision.stored
@@ -127,6 +132,9 @@ class Tags:
                 descriptor = await upstream.resolve(repository, tag)
                 if descriptor is None:
                     descriptor = await self._manifests.fetch_by_tag(upstream, repository, tag)
+                elif stored is not None and descriptor.digest != stored.descriptor.digest:
+                    # a tag moves when its new manifest is here: Docker Hub's limit spares HEAD and refuses GET
+                    _ = await self._manifests.get(upstream, repository, descriptor.digest)
             except (NotFound, Denied) as error:
                 await self._memory.drop(key)
                 await self._index.drop_tag(repository, tag)

@@ -28,7 +28,7 @@ class Outcome(StrEnum):
     BYPASS = "bypass"
     """Passed through without storing."""
     NEGATIVE = "negative"
-    """A remembered 404."""
+    """A remembered refusal: 404, or 403."""
 
 
 _PARAMETERS: Final = {

@@ -97,15 +97,15 @@ class FileBlobStore:
         # small enough to check every time: a rotten manifest is fetched again rather than served
         return content if Digest.of(content, digest.algorithm) == digest else None
 
-    async def put(self, digest: Digest, content: bytes) -> None:
-        """Store content whose digest the caller has verified.
+    async def put(self, digest: Digest, content: bytes) -> bool:
+        """Store content whose digest the caller has verified; return whether it was not there before.
 
         Raises:
             StorageError: it could not be written.
         """
-        await asyncio.to_thread(self._put, digest, content)
+        return await asyncio.to_thread(self._put, digest, content)
 
-    def _put(self, digest: Digest, content: bytes) -> None:
+    def _put(self, digest: Digest, content: bytes) -> bool:
         temporary = self._layout.partial / f"{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
@@ -114,10 +114,13 @@ class FileBlobStore:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-            rename_durably(temporary, self._layout.blob(digest))
+            target = self._layout.blob(digest)
+            is_new = not target.exists()
+            rename_durably(temporary, target)
         except OSError as error:
             temporary.unlink(missing_ok=True)
             raise StorageError(f"cannot store {digest}: {error.strerror}") from error
+        return is_new
 
     async def open_partial(self, digest: Digest) -> PartialFile:
         """Open the download file of a digest, made when there is none.

@@ -51,7 +51,7 @@ def headers(error: errors.MirrorError) -> Mapping[str, str]:
         return {"Allow": "GET, HEAD"}
     if isinstance(error, errors.RateLimited) and error.retry_after_seconds is not None:
         return {"Retry-After": str(math.ceil(error.retry_after_seconds))}
-    if isinstance(error, (errors.NotFound, errors.Denied)):
+    if isinstance(error, (errors.NotFound, errors.Denied)) and not isinstance(error, errors.NameUnknown):
         return {"Cache-Status": cache_status(Outcome.MISS, forward_status=describe(error)[0])}
     return {}
 

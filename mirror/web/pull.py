@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from aiohttp import web
 
-from mirror.errors import InvalidRequest, UpstreamError
+from mirror.errors import InvalidRequest
 from mirror.http.cache_status import Outcome, cache_status
 from mirror.http.conditional import etag_matches, if_range_holds
 from mirror.http.links import render_next
@@ -172,20 +172,15 @@ class PullHandlers:
             exchange.bytes_sent += size_bytes
 
         part = answer.part
-        try:
-            if answer.stream is not None:
-                async with aclosing(answer.stream.pieces()) as pieces:
-                    async for piece in pieces:
-                        await response.write(piece)
-                        sent(len(piece))
-            elif answer.body is not None:
-                first = 0 if part is None else part.first
-                end = answer.size_bytes if part is None else part.last + 1
-                await send_body(exchange.request, response, answer.body, first=first, end=end, sent=sent)
-        except UpstreamError as error:
-            # the status line is gone: a body that ends short is the only way to say so
-            exchange.error = str(error)
-            raise ConnectionResetError("the body was cut short") from error
+        if answer.stream is not None:
+            async with aclosing(answer.stream.pieces()) as pieces:
+                async for piece in pieces:
+                    await response.write(piece)
+                    sent(len(piece))
+        elif answer.body is not None:
+            first = 0 if part is None else part.first
+            end = answer.size_bytes if part is None else part.last + 1
+            await send_body(exchange.request, response, answer.body, first=first, end=end, sent=sent)
 
     # ---- lists and search
 
@@ -241,5 +236,5 @@ def _status_headers(outcome: Outcome, ttl_seconds: int | None, upstream: str) ->
     headers = {"Cache-Status": cache_status(outcome, ttl_seconds=ttl_seconds)}
     if outcome is Outcome.STALE:
         age = -(ttl_seconds or 0)
-        headers["Warning"] = f'299 - "{upstream} cannot answer; this was confirmed {age} s before its time ran out"'
+        headers["Warning"] = f'299 - "{upstream} cannot answer; this answer ran out {age} s ago"'
     return headers

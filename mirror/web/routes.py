@@ -1,4 +1,4 @@
-"""Which upstream and repository a request means: the four rules of docs/architecture.md, over a closed set of upstreams."""
+"""Which upstream and repository a request means: four rules (docs/architecture.md) over a closed set of upstreams."""
 
 from __future__ import annotations
 
@@ -86,9 +86,8 @@ class Router:
         if isinstance(request, (Ping, CatalogRequest)):
             return Route(request=request, namespace=target.query.get("ns"))
         namespace = target.query.get("ns")
-        name, upstream = self._choose(request.name, namespace, host, prefix)
-        needs_library = upstream.name == DOCKER_HUB or upstream.name == self._default and name is request.name
-        if needs_library and "/" not in name:
+        name, upstream, by_default = self._choose(request.name, namespace, host, prefix)
+        if "/" not in name and (by_default or upstream.name == DOCKER_HUB):
             name = f"library/{name}"
         return Route(
             request=request,
@@ -106,19 +105,19 @@ class Router:
             return first, rest[len("v2") :]
         raise NameUnknown(f"{quote(path)} is not an endpoint of this registry")
 
-    def _choose(self, name: str, namespace: str | None, host: str, prefix: str | None) -> tuple[str, Upstream]:
+    def _choose(self, name: str, namespace: str | None, host: str, prefix: str | None) -> tuple[str, Upstream, bool]:
         chosen = namespace or self._by_host(host) or prefix
         first, _, rest = name.partition("/")
         if chosen is None:
             if rest and first in self._upstreams:
-                return rest, self._upstreams[first]
+                return rest, self._upstreams[first], False
             if rest and ("." in first or ":" in first):
                 raise self._unknown(first)
-            return name, self.default
+            return name, self.default, True
         if chosen not in self._upstreams:
             raise self._unknown(chosen)
         # BuildKit puts a mirror's path after /v2 and sends ns as well
-        return (rest if rest and first == chosen else name), self._upstreams[chosen]
+        return (rest if rest and first == chosen else name), self._upstreams[chosen], False
 
     def _by_host(self, host: str) -> str | None:
         return self._hostnames.get(host) or self._hostnames.get(host.rpartition(":")[0])

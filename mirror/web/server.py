@@ -75,9 +75,7 @@ class Handler:
             raise
         except Exception as error:
             log.exception("request.failed", request_id=exchange.request_id)
-            if exchange.status:  # the answer has begun: it can only be cut short
-                raise ConnectionResetError from error
-            return _error_response(exchange, MirrorError("the mirror failed; its log says why"))
+            return _error_response(exchange, MirrorError("the mirror failed; its log says why"), error)
 
     async def _answer_registry(self, exchange: Exchange, target: Target) -> web.StreamResponse:
         if exchange.request.method not in _READING:
@@ -93,9 +91,11 @@ class Handler:
                 return await self._pull.handle(exchange, target)
 
 
-def _error_response(exchange: Exchange, error: MirrorError) -> web.Response:
-    status, _ = errors.describe(error)
+def _error_response(exchange: Exchange, error: MirrorError, cause: Exception | None = None) -> web.Response:
     exchange.error = str(error)
+    if exchange.status:  # the status line is gone: a body that ends short is the only way to say so
+        raise ConnectionResetError("the body was cut short") from cause or error
+    status, _ = errors.describe(error)
     if isinstance(error, Remembered):
         exchange.outcome = Outcome.NEGATIVE
     headers = {"Cache-Status": "mirror", "X-Request-Id": exchange.request_id, **API_VERSION, **errors.headers(error)}
@@ -113,9 +113,9 @@ class _Connection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Answer what the parser refused, and close."""
+        if isinstance(exc, ConnectionError) or request.writer.output_size > 0:
+            raise ConnectionResetError("the answer was cut short")
         log.info("request.refused", client=request.remote, status=status, error=type(exc).__name__)
-        if request.writer.output_size > 0:
-            raise ConnectionResetError("the answer has begun")
         response = web.Response(
             status=status,
             body=error_body(ErrorCode.UNSUPPORTED, "this is not a request that a registry understands"),

@@ -1,11 +1,12 @@
 """Real container clients as Debian ships them, each in a folder of its own that goes with it.
 
-None has a way to other machines: a client that gives the mirror up fails at once, whether or not there is a network.
-The daemons run in mount namespaces of their own, so that the kernel takes their mounts away with them, whatever happens.
+None has a way to other machines: one that gives the mirror up fails at once, whether or not there is a network. Daemons
+run in mount namespaces of their own, so that the kernel takes their mounts away with them, whatever happens.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -92,7 +93,9 @@ class Client(ABC):
             check=False,
         )
         if done.returncode:
-            raise ClientFailed(f"{' '.join(map(str, command))} ended with {done.returncode}: {done.stdout}{done.stderr}")
+            raise ClientFailed(
+                f"{' '.join(map(str, command))} ended with {done.returncode}: {done.stdout}{done.stderr}"
+            )
         return done
 
     def write(self, name: str, text: str) -> Path:
@@ -157,11 +160,22 @@ class Daemon(Client):
         process, self._process = self._process, None
         if process is not None:
             end_process(process, grace_seconds=_GRACE_SECONDS)
+            self._end_children()
 
     def kill(self) -> None:
         """End the server by SIGKILL."""
         os.kill(self.pid, signal.SIGKILL)
         self.stop()
+
+    def _end_children(self) -> None:
+        """Wait until those are gone that the server started: they die with it, a moment later."""
+        deadline = time.monotonic() + _GRACE_SECONDS
+        while left := processes_of(self.folder):
+            if time.monotonic() > deadline:
+                for pid in left:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            time.sleep(_ATTEMPT_SECONDS)
 
     def _wait_for_socket(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + _START_SECONDS
@@ -294,8 +308,7 @@ class _RegistriesConfClient(Client):
         super().__init__(program, mirror_host)
         mirrors = {"docker.io": f"{mirror_host}{hub_path}", "ghcr.io": f"{mirror_host}/ghcr.io"}
         tables = (
-            f'[[registry]]\nlocation = "{upstream}"\n'
-            f'[[registry.mirror]]\nlocation = "{location}"\ninsecure = true\n'
+            f'[[registry]]\nlocation = "{upstream}"\n[[registry.mirror]]\nlocation = "{location}"\ninsecure = true\n'
             for upstream, location in mirrors.items()
         )
         self.registries_conf = self.write("registries.conf", "".join(tables))
@@ -342,3 +355,13 @@ class Skopeo(_RegistriesConfClient):
 
     def _target(self, image: str) -> Path:
         return self.folder / image.replace("/", "_").replace(":", "_")
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Return the processes that have a folder in their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, ProcessLookupError):
+            if os.fsencode(folder) in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return found

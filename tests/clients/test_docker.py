@@ -1,0 +1,45 @@
+"""What only Docker does: search through a registry that is named, and compose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from tests.support.clients import ARCHITECTURE, ClientFailed, Dockerd
+from tests.support.images import docker_list, oci_index
+from tests.support.mirrors import MirrorProcess
+from tests.support.process import RegistryProcess
+
+pytestmark = pytest.mark.clients
+
+
+def test_docker_search_prints_what_the_upstream_finds(
+    dockerd: Dockerd, upstreams: Mapping[str, RegistryProcess], mirror: MirrorProcess, seed: int
+) -> None:
+    for repository in ("owner/haystack", "owner/needle-one", "other/needle-two"):
+        upstreams["docker.io"].add(repository, "1", docker_list(seed))
+    assert sorted(dockerd.search(f"{mirror.host}/needle")) == ["other/needle-two", "owner/needle-one"]
+
+
+def test_an_image_that_is_nowhere_is_said_to_be_unknown(dockerd: Dockerd, mirror: MirrorProcess) -> None:
+    with pytest.raises(ClientFailed, match="manifest unknown"):
+        dockerd.pull(dockerd.name("ghcr.io", "owner/nowhere:1"))
+
+
+def test_compose_pulls_a_file_of_three_images(
+    dockerd: Dockerd, upstreams: Mapping[str, RegistryProcess], mirror: MirrorProcess, seed: int
+) -> None:
+    services = {
+        "web": ("docker.io", "library/web", docker_list(seed)),
+        "api": ("docker.io", "owner/api", oci_index(seed + 100)),
+        "jobs": ("ghcr.io", "owner/jobs", oci_index(seed + 200)),
+    }
+    for upstream, repository, index in services.values():
+        upstreams[upstream].add(repository, "1", index)
+    names = {service: dockerd.name(upstream, f"{path}:1") for service, (upstream, path, _) in services.items()}
+
+    dockerd.compose(names, "pull")
+
+    for service, (_, _, index) in services.items():
+        assert dockerd.config_digest(names[service]) == index.image(ARCHITECTURE).config.digest
