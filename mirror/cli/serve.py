@@ -80,7 +80,7 @@ async def _serve(config: Config, sockets: Sequence[socket.socket]) -> None:
         loop.add_signal_handler(signum, stopped.set)
     async with running(config, sockets):
         await stopped.wait()
-    log.info("server.stopped", pid=os.getpid())
+    log.info("server.stopped")
 
 
 def _run_workers(config: Config, listening: Listening, count: int) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,7 @@ class WorkerProcesses:
         self._died = died
         self._slots: dict[int, tuple[int, float]] = {}
         self._is_stopping = False
+        self._alive = os.pipe()
 
     def run(self) -> int:
         """Start all, restart those that die, end when told to; return the exit code."""
@@ -75,6 +77,7 @@ class WorkerProcesses:
     def _run_child(self, slot: int) -> None:
         code = 1
         try:
+            self._die_with_supervisor()
             for signum in _STOPPING:
                 signal.signal(signum, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
@@ -86,6 +89,16 @@ class WorkerProcesses:
             log.exception("worker.failed", slot=slot)
         finally:
             os._exit(code)  # nothing of the supervisor's may run twice
+
+    def _die_with_supervisor(self) -> None:
+        """End at once when the supervisor is killed: a worker left alone would keep the port from the next start."""
+        os.close(self._alive[1])
+
+        def wait() -> None:
+            os.read(self._alive[0], 1)  # nothing is ever written: it ends when the supervisor does
+            os._exit(1)
+
+        threading.Thread(target=wait, name="supervisor watch", daemon=True).start()
 
     def _restart_one(self) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import structlog
 from mirror.config import LogFormat
 
 if TYPE_CHECKING:
-    from structlog.typing import Processor
+    from structlog.typing import EventDict, Processor
 
     from mirror.config import LogConfig
 
@@ -22,6 +23,7 @@ def configure(config: LogConfig) -> None:
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
+        _add_process,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderer = _renderer(config.format)
@@ -39,6 +41,12 @@ def configure(config: LogConfig) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+
+
+def _add_process(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Tell the workers' lines apart."""
+    event["pid"] = os.getpid()
+    return event
 
 
 def _renderer(log_format: LogFormat) -> Processor:

@@ -132,8 +132,7 @@ class HttpServer(web.Server):
     def __init__(self, handler: Handler) -> None:
         """Take the handler of all requests."""
         limits: dict[str, Any] = {"max_line_size": _LINE_LIMIT_BYTES, "max_field_size": _LINE_LIMIT_BYTES}
-        super().__init__(handler, access_log=None, **limits)
-        self._limits = limits
+        super().__init__(handler, handler_cancellation=True, access_log=None, **limits)
 
     def __call__(self) -> web.RequestHandler:
         """Make the protocol of one connection."""

@@ -18,11 +18,15 @@ import pytest_asyncio
 from multidict import CIMultiDictProxy
 
 from tests.support.images import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, digest_of
-from tests.support.served import Deviation, Served, Target, by_debian_registry, by_test_registry
+from tests.support.served import Deviation, Served, Target, by_debian_registry, by_mirror, by_test_registry
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # nothing here changes a target: one of each is enough
 
-TARGETS: Mapping[str, Target] = {"test-registry": by_test_registry, "debian-registry": by_debian_registry}
+TARGETS: Mapping[str, Target] = {
+    "test-registry": by_test_registry,
+    "debian-registry": by_debian_registry,
+    "mirror": by_mirror,
+}
 ACCEPT = {"Accept": f"{OCI_INDEX}, {OCI_MANIFEST}, {DOCKER_LIST}, {DOCKER_MANIFEST}"}
 TAGS = ("docker", "docker-list", "oci", "oci-index")
 NOWHERE = f"sha256:{'0' * 64}"

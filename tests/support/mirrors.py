@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry
 from mirror.app import prepare_store, running
 from mirror.config import Config, load
 from tests.support.clock import MovableClock
-from tests.support.ports import end_process, free_port, start_process, wait_for_port
+from tests.support.ports import end_process, free_port, start_process, wait_for_group, wait_for_port
 
 _ROOT = Path(__file__).resolve().parents[2]
 _ANSWER_SECONDS = 30.0
@@ -175,6 +175,7 @@ class MirrorProcess:
         if process is not None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            wait_for_group(process.pid)
 
     def events(self) -> list[dict[str, object]]:
         """Return what it has logged."""

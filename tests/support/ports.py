@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -41,6 +42,22 @@ def wait_for_port(port: int, *, process: subprocess.Popen[Any] | None = None, ti
             if time.monotonic() > deadline:
                 raise TimeoutError(f"nothing listens on port {port} after {timeout_seconds} s") from None
         time.sleep(_ATTEMPT_SECONDS)
+
+
+def wait_for_group(group: int, *, timeout_seconds: float = 10.0) -> None:
+    """Wait until no process of a group is left: orphans are reaped by another than their parent.
+
+    Raises:
+        TimeoutError: one is left.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(_ATTEMPT_SECONDS)
+    raise TimeoutError(f"a process of group {group} is left after {timeout_seconds} s")
 
 
 def start_process(

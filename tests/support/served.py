@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from tests.support.debian_registry import DebianRegistry
 from tests.support.images import (
@@ -20,6 +22,7 @@ from tests.support.images import (
     oci_image,
     oci_index,
 )
+from tests.support.mirrors import running_mirror, settings
 from tests.support.registry import TestRegistry
 
 
@@ -127,3 +130,13 @@ async def by_debian_registry() -> AsyncIterator[Served]:
             registry.push(REPOSITORY, tag, pullable)
         registry.push_blob(OTHER_REPOSITORY, FOREIGN)
         yield served_by(registry.base_url, deviations=DEBIAN_DEVIATIONS)
+
+
+@asynccontextmanager
+async def by_mirror() -> AsyncIterator[Served]:
+    """Serve by the mirror, before our own registry."""
+    with tempfile.TemporaryDirectory(prefix="mirror-") as folder:
+        async with TestRegistry() as registry:
+            fill(registry)
+            async with running_mirror(Path(folder), settings({"docker.io": registry.base_url})) as mirror:
+                yield served_by(mirror.base_url, sha512=SHA512)
