@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mirror.errors import DigestInvalid, StorageError
 from mirror.oci.digest import Digest
-from mirror.storage.files import TEMPORARY_SUFFIX, rename_durably, write_all
+from mirror.storage.files import TEMPORARY_SUFFIX, open_in_thread, rename_durably, write_all
 from mirror.storage.partial import PartialFile, remove_partial
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class FileBlobStore:
 
     async def find(self, digest: Digest) -> StoredBody | None:
         """Open a stored blob."""
-        return await asyncio.to_thread(self._find, digest)
+        return await open_in_thread(lambda: self._find(digest))
 
     def _find(self, digest: Digest) -> StoredBody | None:
         try:
@@ -128,7 +128,7 @@ class FileBlobStore:
         Raises:
             StorageError: it could not be made.
         """
-        return await asyncio.to_thread(PartialFile.open, self._layout, digest)
+        return await open_in_thread(lambda: PartialFile.open(self._layout, digest))
 
     async def partials(self) -> Sequence[tuple[Digest, Origin]]:
         """List the downloads that an earlier process left unfinished."""

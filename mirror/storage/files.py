@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from mirror.oci.digest import Digest
 
 READ_CHUNK_BYTES = 1024 * 1024
 _PIECES_AT_ONCE = 512  # the kernel takes up to 1024
 TEMPORARY_SUFFIX = ".put"  # of a file that has not got its name yet
+
+
+class Closable(Protocol):
+    """Whatever holds a descriptor."""
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
+C = TypeVar("C", bound=Closable | None)
 
 
 class Layout:
@@ -43,6 +55,23 @@ class Layout:
     def partial_blob(self, digest: Digest) -> Path:
         """Return the place of a blob that is being downloaded."""
         return self.partial / f"{digest.algorithm}-{digest.encoded}"
+
+
+async def open_in_thread(opening: Callable[[], C]) -> C:
+    """Open something in a thread; if nobody waits for it any more when it is open, it is closed at once."""
+    future = asyncio.get_running_loop().run_in_executor(None, opening)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        future.add_done_callback(_close_result)
+        raise
+
+
+def _close_result(future: asyncio.Future[C]) -> None:
+    if not future.cancelled() and future.exception() is None:
+        opened = future.result()
+        if opened is not None:
+            opened.close()
 
 
 def rename_durably(source: Path, target: Path) -> None:

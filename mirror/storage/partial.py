@@ -25,7 +25,7 @@ from mirror.ports import Claim, Origin
 from mirror.storage.files import READ_CHUNK_BYTES, TEMPORARY_SUFFIX, rename_durably, write_all
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from mirror.oci.digest import Digest
     from mirror.storage.files import Layout
@@ -52,6 +52,7 @@ class PartialFile:
         self._digest = digest
         self._hasher = digest.hasher()
         self._is_claimed = False
+        self._step: asyncio.Future[None] | None = None
 
     @classmethod
     def open(cls, layout: Layout, digest: Digest) -> PartialFile:
@@ -98,9 +99,14 @@ class PartialFile:
             return os.path.samestat(path.stat(), ours)
         return False
 
+    async def _in_thread(self, work: Callable[[], None]) -> None:
+        """Run one step of the writer; they never overlap."""
+        self._step = asyncio.get_running_loop().run_in_executor(None, work)
+        await asyncio.shield(self._step)
+
     async def read_written(self) -> None:
         """Hash what an earlier writer left, so that ``append`` can go on after it."""
-        await asyncio.to_thread(self._read_written)
+        await self._in_thread(self._read_written)
 
     def _read_written(self) -> None:
         self._hasher = self._digest.hasher()
@@ -111,7 +117,7 @@ class PartialFile:
 
     async def announce(self, origin: Origin) -> None:
         """Tell the other workers, and the next start, what this will be."""
-        await asyncio.to_thread(self._announce, origin)
+        await self._in_thread(lambda: self._announce(origin))
 
     def _announce(self, origin: Origin) -> None:
         document = {
@@ -154,7 +160,7 @@ class PartialFile:
         Raises:
             StorageError: the disk did not take them.
         """
-        await asyncio.get_running_loop().run_in_executor(None, self._append, pieces)
+        await self._in_thread(lambda: self._append(pieces))
 
     def _append(self, pieces: Sequence[bytes]) -> None:
         try:
@@ -174,7 +180,7 @@ class PartialFile:
         Raises:
             StorageError: it could not be made durable; the file stays where it is.
         """
-        await asyncio.to_thread(self._commit)
+        await self._in_thread(self._commit)
 
     def _commit(self) -> None:
         try:
@@ -192,6 +198,18 @@ class PartialFile:
 
     def close(self) -> None:
         """Let go of the file and of the claim; what was written stays for the next writer. Twice does nothing."""
+        if self._step is not None and not self._step.done():
+            # its waiter was cancelled: a descriptor that is closed under a write may be another file's by then
+            self._step.add_done_callback(self._close_after)
+        else:
+            self._close()
+
+    def _close_after(self, step: asyncio.Future[None]) -> None:
+        if not step.cancelled():
+            step.exception()  # nobody is left to hear of it
+        self._close()
+
+    def _close(self) -> None:
         if self._descriptor >= 0:
             if self._is_claimed and not self.written_bytes():
                 remove_partial(self._path)  # nothing came: nothing to go on with

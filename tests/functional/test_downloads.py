@@ -140,7 +140,10 @@ BREAKS: Sequence[tuple[str, Sequence[Fault]]] = [
     # what the kernel holds when a reset comes is lost on both sides: little of a transfer at a network's pace
     ("reset", [Fault(action=Slow(bytes_per_second=30_000_000)), Fault(action=Reset(fraction=0.5), times=1)]),
     ("cut four times", [Fault(action=Cut(after_bytes=500_000), times=4)]),
-    ("503 in the middle", [Fault(action=Cut(fraction=0.5), times=1), Fault(action=Status(status=503), skip=1, times=2)]),
+    (
+        "503 in the middle",
+        [Fault(action=Cut(fraction=0.5), times=1), Fault(action=Status(status=503), skip=1, times=2)],
+    ),
     ("silent", [Fault(action=Silence(fraction=0.5), times=1)]),
     ("cut without a length", [Fault(action=Chunked()), Fault(action=Cut(fraction=0.5), times=1)]),
     ("503 at first", [Fault(action=Status(status=503), times=1)]),
@@ -369,5 +372,3 @@ async def test_a_restart_goes_on_with_what_is_half_there(
     await settled(second)
     assert_whole(await second.get(PATH))
     assert registry.bytes_sent("blob") < 1.2 * len(LAYER.content)
-
-

@@ -83,10 +83,15 @@ def peak_megabytes(pid: int) -> float:
 def test_forty_clients_at_once_cost_one_fetch_of_each_part(registry: RegistryProcess, workers: int) -> None:
     image = oci_image(40 + workers, layers=3, layer_bytes=1_000_000)
     registry.add(NAME, str(workers), image)
-    with MirrorProcess({"docker.io": registry.base_url}, workers=workers) as mirror, ThreadPoolExecutor(CLIENTS) as pool:
+    with (
+        MirrorProcess({"docker.io": registry.base_url}, workers=workers) as mirror,
+        ThreadPoolExecutor(CLIENTS) as pool,
+    ):
 
         def one(_: int) -> bool:
-            return mirror.request(f"/v2/{NAME}/manifests/{workers}", method="HEAD").status == 200 and pull(mirror, image)
+            return mirror.request(f"/v2/{NAME}/manifests/{workers}", method="HEAD").status == 200 and pull(
+                mirror, image
+            )
 
         assert all(pool.map(one, range(CLIENTS)))
         served = Counter(event["pid"] for event in mirror.events() if event["event"] == "request.served")

@@ -1,0 +1,120 @@
+"""A download that is cancelled at any of its awaits leaves nothing open, nothing wrong, and the way free for the next.
+
+Idea: https://github.com/encode/httpcore/blob/1.0.9/tests/test_cancellations.py
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import types
+from collections.abc import Coroutine, Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from mirror.engine.download import Download, Source
+from mirror.oci.digest import Digest
+from mirror.oci.reference import Repository
+from mirror.policy import TagLifetime
+from mirror.storage.blobs import FileBlobStore
+from mirror.storage.files import Layout
+from mirror.storage.memory import HotValues
+from mirror.telemetry.metrics import Metrics
+from mirror.upstream.auth import Authenticator
+from mirror.upstream.client import RegistryClient
+from mirror.upstream.endpoints import Endpoints
+from mirror.upstream.sessions import Sessions
+from mirror.upstream.transport import Transport
+from tests.support.clock import MovableClock
+from tests.support.faults import Cut, Fault, Redirect
+from tests.support.images import blob
+from tests.support.mirrors import configure, settings
+from tests.support.registry import TestRegistry
+
+NAME = "library/app"
+LAYER = blob(300_000, 71)
+
+
+@types.coroutine
+def cancelled_at(work: Coroutine[Any, Any, None], step: int) -> Generator[Any, Any, bool]:
+    """Drive a coroutine, and cancel its task while it waits for the ``step``th time; return whether it came so far."""
+    task = asyncio.current_task()
+    assert task is not None
+    current = 0
+    try:
+        awaited = work.send(None)
+        while True:
+            if current == step:
+                asyncio.get_running_loop().call_soon(task.cancel)
+            current += 1
+            try:
+                value = yield awaited
+            except asyncio.CancelledError as error:
+                awaited = work.throw(error)
+            else:
+                awaited = work.send(value)
+    except StopIteration:
+        return current > step
+    except asyncio.CancelledError:
+        task.uncancel()
+        return True
+
+
+def open_files() -> list[str]:
+    found = []
+    for path in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the listing's own
+            found.append(os.readlink(path))
+    return found
+
+
+@pytest.mark.parametrize("step", range(24))
+async def test_a_download_cancelled_at_an_await_leaves_no_trace(tmp_path: Path, step: int) -> None:
+    config = configure(tmp_path, settings({"docker.io": "http://127.0.0.1:1"}))
+    async with TestRegistry() as registry:
+        registry.add_blob(NAME, LAYER)
+        registry.fail(Fault(action=Redirect(), kind="blob", times=1), Fault(action=Cut(fraction=0.5), times=1))
+        one = configure(tmp_path, settings({"docker.io": registry.base_url})).upstreams["docker.io"]
+        layout = Layout(config.cache.dir)
+        layout.create()
+        store = FileBlobStore(layout)
+        metrics = Metrics(CollectorRegistry(), ["docker.io"])
+        clock = MovableClock().now
+        async with Sessions(one) as sessions:
+            endpoints = Endpoints(one.endpoints, clock, read_timeout_seconds=1)
+            auth = Authenticator(
+                one,
+                sessions,
+                tokens=HotValues(limit=1),
+                flights=None,
+                observer=metrics,
+                clock=clock,  # type: ignore[arg-type]  # nobody asks for a token here
+            )
+            transport = Transport(one, sessions, auth, endpoints, observer=metrics, clock=clock)
+            lifetime = TagLifetime(fresh_seconds=1, stale_seconds=1)
+            upstream = RegistryClient(one, transport, endpoints, tag_lifetime=lifetime, observer=metrics)
+
+            async def confirm() -> None:
+                """Need no proof."""
+
+            source = Source(repository=Repository("docker.io", NAME), upstream=upstream, confirm=confirm)
+            digest = Digest.parse(LAYER.digest)
+            await asyncio.to_thread(os.getpid)  # the pool's own files are there from now on
+            before = open_files()
+            download = Download(digest, source, store, metrics)
+            was_cancelled = await asyncio.create_task(cancelled_at(download.run(), step))  # noqa: TID251
+            assert was_cancelled or download.is_complete
+            again = Download(digest, source, store, metrics)
+            await again.run()
+            body = await store.find(digest)
+            assert body is not None
+            assert os.pread(body.fileno(), LAYER.size_bytes + 1, 0) == LAYER.content
+            body.close()
+            assert not list(layout.partial.iterdir())
+        async with asyncio.timeout(5):
+            while len(open_files()) > len(before):
+                await asyncio.sleep(0.01)
