@@ -121,7 +121,7 @@ def _lifetime(config: Config, upstream: UpstreamConfig) -> TagLifetime:
     return TagLifetime(fresh_seconds=upstream.tag_ttl_seconds, stale_seconds=config.cache.stale_if_error_seconds)
 
 
-def _pull_through(  # noqa: PLR0913 - everything is joined here
+def _pull_through(
     config: Config,
     store: FileBlobStore,
     index: DiskIndex,

@@ -45,7 +45,7 @@ class Body(Protocol):
         ...
 
     async def readable_to(self, offset: int) -> int:
-        """Wait until there is something at ``offset``; return the end of what can be read, ``offset`` itself at the end.
+        """Wait until there is something at ``offset``; return the end of what is readable, ``offset`` at the end.
 
         Raises:
             UpstreamError: the rest will not come, or must not be sent.
@@ -238,7 +238,7 @@ class BlobStream(Protocol):
 
 
 class Upstream(Protocol):
-    """One registry, as its client. Every method raises what ``mirror.errors`` calls NotFound, Denied or UpstreamError."""
+    """One registry, as its client. Every method may raise NotFound, Denied or UpstreamError."""
 
     @property
     def name(self) -> str:
@@ -280,7 +280,7 @@ class Upstream(Protocol):
         """Return the upstream's page of tags, as JSON, and whether there is more."""
         ...
 
-    async def list_referrers(self, repository: Repository, digest: Digest, artifact_type: str | None) -> bytes:
+    async def list_referrers(self, repository: Repository, digest: Digest) -> bytes:
         """Return the index of manifests that point at a digest, as JSON."""
         ...
 

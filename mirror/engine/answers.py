@@ -51,12 +51,13 @@ class BlobAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListAnswer:
-    """A list as JSON, and whether there is more of it."""
+    """A list as JSON, whether there is more of it, and whether it is only what was asked for by type."""
 
     body: bytes
     outcome: Outcome
     has_more: bool = False
     last: str | None = None
+    is_filtered: bool = False
     stale_seconds: int | None = None
 
 

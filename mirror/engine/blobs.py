@@ -120,7 +120,7 @@ class Blobs:
     async def _follow(
         self, upstream: Upstream, repository: Repository, digest: Digest, *, is_held: bool
     ) -> tuple[Body, Outcome]:
-        """Join the download of a digest, or start it; what somebody else fetches is shared after a check of one's own."""
+        """Join the download of a digest, or start it; what somebody else fetches is shared after a check."""
         download = self._downloads.find(digest)
         if download is not None and not is_held and download.source.repository != repository:
             await self._confirm(upstream, repository, digest)

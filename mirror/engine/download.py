@@ -47,7 +47,7 @@ _FIRST_RETRY_SECONDS = 0.2
 
 
 def tail_bytes(size_bytes: int | None) -> int:
-    """Return how much of the end is withheld until the digest matches: a quarter at most, so that a small blob flows."""
+    """Return how much of the end waits for the digest to match: a quarter at most, so that a small blob flows."""
     if size_bytes is None:
         return _LARGEST_TAIL_BYTES
     return min(_LARGEST_TAIL_BYTES, -(-size_bytes // 4))
@@ -113,14 +113,17 @@ class Download:
         """
         self._users += 1  # before the wait: a small blob is complete, and its file closed, before this goes on
         try:
-            while not self._is_open:
-                if self._error is not None:
-                    raise self._error
-                await self._changed.wait()
+            await self._opened()
         except BaseException:
             self.leave()
             raise
         return DownloadBody(self)
+
+    async def _opened(self) -> None:
+        while not self._is_open:
+            if self._error is not None:
+                raise self._error
+            await self._changed.wait()
 
     def fileno(self) -> int:
         """Return the descriptor of the file, which those who follow keep open."""

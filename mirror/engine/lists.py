@@ -11,7 +11,6 @@ from mirror.engine.answers import ListAnswer
 from mirror.errors import UpstreamError, UpstreamInvalid
 from mirror.http.cache_status import Outcome
 
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -68,13 +67,19 @@ class Lists:
     async def referrers(
         self, upstream: Upstream, repository: Repository, digest: Digest, artifact_type: str | None
     ) -> ListAnswer:
-        """Return the manifests that point at a digest, remembered like a tag.
+        """Return the manifests that point at a digest, remembered like a tag; one list for every ``artifact_type``.
 
         Raises:
             NotFound: the upstream has no such list; clients then ask for the tag that stands in for it.
             UpstreamError: it cannot answer, and nothing is remembered.
         """
-        key = f"{repository}@{digest}?{artifact_type or ''}"
+        answer = await self._all_referrers(upstream, repository, digest)
+        if artifact_type is None:
+            return answer
+        return replace(answer, body=_of_type(answer.body, artifact_type), is_filtered=True)
+
+    async def _all_referrers(self, upstream: Upstream, repository: Repository, digest: Digest) -> ListAnswer:
+        key = f"{repository}@{digest}"
         stored = await self._referrers.find(key)
         lifetime = upstream.tag_lifetime
         age_seconds = 0.0 if stored is None else self._clock() - stored.confirmed_at
@@ -82,7 +87,7 @@ class Lists:
             return ListAnswer(body=stored.body, outcome=Outcome.HIT)
         try:
             async with asyncio.timeout(None if stored is None else _DEADLINE_SECONDS):
-                body = await upstream.list_referrers(repository, digest, artifact_type)
+                body = await upstream.list_referrers(repository, digest)
         except (UpstreamError, TimeoutError):
             if stored is None or age_seconds > lifetime.fresh_seconds + lifetime.stale_seconds:
                 raise
@@ -95,7 +100,7 @@ class Lists:
         """Return what the upstream's search finds.
 
         Raises:
-            Unsupported: it has none.
+            NotFound: it has none.
             UpstreamError: it cannot answer.
         """
         return ListAnswer(body=await upstream.search(query, limit), outcome=Outcome.BYPASS)
@@ -121,6 +126,13 @@ def _page_of(tags: Sequence[str], name: str, page: Page) -> ListAnswer:
         last=shown[-1] if shown else None,
         stale_seconds=0,
     )
+
+
+def _of_type(body: bytes, artifact_type: str) -> bytes:
+    index = json.loads(body)
+    found = index.get("manifests") or []
+    wanted = [one for one in found if isinstance(one, dict) and one.get("artifactType") == artifact_type]
+    return _json({**index, "manifests": wanted})
 
 
 def _json(document: object) -> bytes:

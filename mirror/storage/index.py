@@ -19,7 +19,7 @@ import os
 import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import diskcache
 import structlog
@@ -56,24 +56,23 @@ class TextDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
         """Return diskcache's columns for a value."""
         if isinstance(value, (str, int)):
             return 0, diskcache.core.MODE_RAW, None, value
-        self._refuse(value)
+        raise _refusal(value)
 
     def fetch(self, mode: int, filename: str | None, value: object, read: bool) -> object:  # noqa: ARG002, FBT001 - diskcache's signature
         """Return the value of diskcache's columns."""
         if mode == diskcache.core.MODE_RAW and filename is None and isinstance(value, (str, int)):
             return value
-        self._refuse(value)
+        raise _refusal(value)
 
     def get(self, key: object, raw: bool) -> object:  # noqa: FBT001 - diskcache's signature
         """Return the key of a row."""
         if raw and isinstance(key, str):
             return key
-        self._refuse(key)
+        raise _refusal(key)
 
-    @staticmethod
-    def _refuse(value: object) -> NoReturn:
-        msg = f"the index holds text only, not {type(value).__name__}"
-        raise _PickleRefused(msg)
+
+def _refusal(value: object) -> _PickleRefused:
+    return _PickleRefused(f"the index holds text only, not {type(value).__name__}")
 
 
 def _open(folder: Path) -> Any:  # noqa: ANN401 - diskcache has no types

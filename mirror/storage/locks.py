@@ -25,7 +25,7 @@ class FileLocks:
     """
 
     def __init__(self, path: Path) -> None:
-        """Open the lock file; it must stay open, since closing any descriptor of it frees all of the process's locks."""
+        """Open the lock file; it stays open: closing any descriptor of it frees all of the process's locks."""
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
 
     @asynccontextmanager

@@ -102,7 +102,7 @@ class Metrics:
             self._resumes.labels(upstream)
             self._mismatches.labels(upstream)
 
-    def answered(  # noqa: PLR0913 - one sample has this many labels
+    def answered(
         self,
         *,
         upstream: str | None,

@@ -167,6 +167,6 @@ class Authenticator:
 def _parse_url(text: str) -> URL | None:
     try:
         url = URL(text)
-        return url if url.host and url.user is None else None
     except ValueError:
         return None
+    return url if url.host and url.user is None else None

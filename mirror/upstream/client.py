@@ -6,12 +6,13 @@ import asyncio
 import json
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import aiohttp
 from yarl import URL
 
-from mirror.errors import DigestInvalid, ManifestInvalid, Unsupported, UpstreamInvalid, UpstreamUnreachable
+from mirror.errors import DigestInvalid, ManifestInvalid, NotFound, UpstreamInvalid, UpstreamUnreachable
 from mirror.http.links import next_page
 from mirror.http.ranges import parse_content_range
 from mirror.oci import manifest as manifests
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 _ACCEPT = {"Accept": ", ".join(MANIFEST_ACCEPT)}
 _LIST_LIMIT_BYTES = 8 * 1024 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_LENGTH_DIGITS = 18
 _KEPT_FOR_SMALL = 4  # connections that blobs leave to manifests and tags
 
 
@@ -119,7 +121,7 @@ class RegistryClient:
             expected=frozenset({200, 401, 403, 405}),
         )
         async with self._transport.request(call) as response:
-            if response.status != 200:
+            if response.status != HTTPStatus.OK:
                 return None  # some registries refuse a HEAD and not the GET: that one decides
             return _descriptor(response.headers, reference)
 
@@ -154,7 +156,7 @@ class RegistryClient:
         """
         call = self._blob_call("HEAD", repository, digest, follow=False, expected=_REDIRECTS | {200, 401, 403, 405})
         async with self._transport.request(call) as response:
-            if response.status == 200:
+            if response.status == HTTPStatus.OK:
                 return _length(response.headers.get("Content-Length"))
         async with self.open_blob(repository, digest, first=0, last=0) as stream:
             return stream.size_bytes
@@ -174,7 +176,7 @@ class RegistryClient:
         call = self._blob_call("GET", repository, digest, headers=headers, expected=frozenset({200, 206}))
         async with self._blob_slots, self._transport.request(call) as response:
             self._refuse_encoding(response)
-            if response.status == 200:
+            if response.status == HTTPStatus.OK:
                 size = _length(response.headers.get("Content-Length"))
                 yield HttpBlobStream(response, 0, size, self.name, self._observer)
                 return
@@ -220,7 +222,7 @@ class RegistryClient:
             body = await self._read_object(response, Kind.TAGS)
             return body, next_page(response.headers.getall("Link", ())) is not None
 
-    async def list_referrers(self, repository: Repository, digest: Digest, artifact_type: str | None) -> bytes:
+    async def list_referrers(self, repository: Repository, digest: Digest) -> bytes:
         """Return the index of manifests that point at a digest, as JSON."""
         call = Call(
             method="GET",
@@ -228,7 +230,6 @@ class RegistryClient:
             repository=repository.name,
             kind=Kind.REFERRERS,
             headers={"Accept": OCI_INDEX},
-            query={} if artifact_type is None else {"artifactType": artifact_type},
         )
         async with self._transport.request(call) as response:
             return await self._read_object(response, Kind.REFERRERS)
@@ -237,11 +238,11 @@ class RegistryClient:
         """Return the answer of the registry's search, as JSON.
 
         Raises:
-            Unsupported: this upstream has none.
+            NotFound: this upstream has none.
         """
         endpoint = self._config.search_endpoint
         if endpoint is None:
-            raise Unsupported(f"{self.name} has no search")
+            raise NotFound(f"{self.name} has no search")
         parameters = {"q": query} if limit is None else {"q": query, "n": str(limit)}
         async with self._transport.request_outside(URL(endpoint) / "v1/search", parameters, Kind.SEARCH) as response:
             return await self._read_object(response, Kind.SEARCH)
@@ -296,4 +297,4 @@ def _descriptor(headers: Mapping[str, str], reference: Reference) -> Descriptor 
 
 
 def _length(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 19 else None
+    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) <= _LENGTH_DIGITS else None

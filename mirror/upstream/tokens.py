@@ -9,6 +9,7 @@ import asyncio
 import base64
 import json
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -89,10 +90,10 @@ async def request_token(
         raise UpstreamUnreachable(f"{where} cannot be reached: {describe(error)}", upstream=upstream) from error
     if response.status in _REFUSALS:
         return TokenRefused(response.status)
-    if response.status == 429:
+    if response.status == HTTPStatus.TOO_MANY_REQUESTS:
         wait_seconds = parse_retry_after(response.headers.get("Retry-After"), clock())
         raise RateLimited(f"{where} answered 429", upstream=upstream, retry_after_seconds=wait_seconds)
-    token = _read_token(body) if response.status == 200 else None
+    token = _read_token(body) if response.status == HTTPStatus.OK else None
     if token is None:
         raise UpstreamFailed(f"{where} answered {response.status} without a token", upstream=upstream)
     return token

@@ -11,6 +11,7 @@ import asyncio
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING, NoReturn
 
 import aiohttp
@@ -189,7 +190,7 @@ class Transport:
         origin = url.origin()
         value = await self._auth.authorization(origin, call.repository)
         response = await self._send_once(url, call, value)
-        if response.status != 401:
+        if response.status != HTTPStatus.UNAUTHORIZED:
             return response
         challenges = parse_challenges(response.headers.getall("WWW-Authenticate", ()))
         if not self._auth.learn(origin, challenges) and not await self._learn_from_ping(url):

@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 class RequestObserver(Protocol):
     """Counts answers."""
 
-    def answered(  # noqa: PLR0913 - one sample has this many labels
+    def answered(
         self,
         *,
         upstream: str | None,

@@ -62,7 +62,7 @@ class PullHandlers:
             return web.Response(body=b"{}", content_type="application/json", headers=headers)
         if isinstance(route.request, CatalogRequest):
             answer = await self._pull.lists.catalog(route.request.page, default_upstream=self._router.default.name)
-            return self._list(exchange, answer, headers, path=target.path, limit=route.request.page.limit)
+            return self._list(exchange, answer, headers, target=target, limit=route.request.page.limit)
         if route.upstream is None or route.repository is None:
             raise InvalidRequest("the request names no repository")
         exchange.upstream, exchange.repository = route.upstream.name, route.repository.name
@@ -86,11 +86,11 @@ class PullHandlers:
                 return await self._blob(exchange, upstream, repository, digest, headers)
             case TagsRequest(name=name, page=page):
                 tags = await self._pull.lists.tags(upstream, repository, name, page)
-                return self._list(exchange, tags, headers, path=target.path, limit=page.limit)
+                return self._list(exchange, tags, headers, target=target, limit=page.limit)
             case ReferrersRequest(digest=digest, artifact_type=artifact_type):
                 exchange.reference = str(digest)
                 referrers = await self._pull.lists.referrers(upstream, repository, digest, artifact_type)
-                return self._list(exchange, referrers, headers, path=target.path, content_type=OCI_INDEX)
+                return self._list(exchange, referrers, headers, target=target, content_type=OCI_INDEX)
             case Ping() | CatalogRequest():
                 raise InvalidRequest("the request names no repository")
             case _:
@@ -192,7 +192,7 @@ class PullHandlers:
         if not query or len(query) > _SEARCH_TEXT_LIMIT:
             raise InvalidRequest(f"search for something: q=TEXT, of at most {_SEARCH_TEXT_LIMIT} characters")
         answer = await self._pull.lists.search(upstream, query, parse_page(target.query).limit)
-        return self._list(exchange, answer, self._request_headers(exchange), path=target.path)
+        return self._list(exchange, answer, self._request_headers(exchange), target=target)
 
     def ping_v1(self, exchange: Exchange) -> web.StreamResponse:
         """Answer ``/v1/_ping``; "not standalone" keeps Docker from sending a password with every search."""
@@ -205,7 +205,7 @@ class PullHandlers:
         answer: ListAnswer,
         headers: dict[str, str],
         *,
-        path: str,
+        target: Target,
         limit: int | None = None,
         content_type: str = "application/json",
     ) -> web.StreamResponse:
@@ -214,7 +214,10 @@ class PullHandlers:
         headers |= _status_headers(answer.outcome, stale_seconds, exchange.upstream or "")
         headers["Content-Type"] = content_type
         if answer.has_more and answer.last is not None:
-            headers["Link"] = render_next(path, limit=limit, last=answer.last)
+            namespace = target.query.get("ns")
+            headers["Link"] = render_next(target.path, limit=limit, last=answer.last, namespace=namespace)
+        if answer.is_filtered:
+            headers["OCI-Filters-Applied"] = "artifactType"
         exchange.bytes_sent = len(answer.body) if exchange.request.method != "HEAD" else 0
         return web.Response(body=answer.body, headers=headers)
 

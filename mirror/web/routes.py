@@ -120,6 +120,7 @@ class Router:
         return (rest if rest and first == chosen else name), self._upstreams[chosen], False
 
     def _by_host(self, host: str) -> str | None:
+        host = host.lower()  # the configuration's are
         return self._hostnames.get(host) or self._hostnames.get(host.rpartition(":")[0])
 
     def _unknown(self, name: str) -> NameUnknown:

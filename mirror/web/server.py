@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _READING = frozenset({"GET", "HEAD"})
+_CLIENT_LEFT = 499  # nginx's, in the log and the metrics: nothing was sent
 _LINE_LIMIT_BYTES = 8190
 _WRITING = "this is a pull-through mirror: it answers GET and HEAD only; push to the registry itself"
 
@@ -48,15 +49,15 @@ class Handler:
         exchange = Exchange(request)
         try:
             response = await self._answer(exchange)
-            if not response.prepared:
-                exchange.headers_sent(response.status)
-            return response
         except (ConnectionError, asyncio.CancelledError):
             exchange.error = exchange.error or "the client left"
-            exchange.status = exchange.status or 499
-            raise
-        finally:
+            exchange.status = exchange.status or _CLIENT_LEFT
             exchange.finish(self._observer)
+            raise
+        if not response.prepared:
+            exchange.headers_sent(response.status)
+        exchange.finish(self._observer)
+        return response
 
     async def _answer(self, exchange: Exchange) -> web.StreamResponse:
         try:
@@ -110,7 +111,7 @@ class _Connection(web.RequestHandler):
         request: web.BaseRequest,
         status: int = 500,
         exc: BaseException | None = None,
-        message: str | None = None,
+        message: str | None = None,  # noqa: ARG002 - aiohttp's signature
     ) -> web.StreamResponse:
         """Answer what the parser refused, and close."""
         if isinstance(exc, ConnectionError) or request.writer.output_size > 0:

@@ -23,7 +23,8 @@ from tests.support.faults import (
     WrongContentRange,
 )
 from tests.support.images import Blob, blob, oci_image
-from tests.support.pulling import Answer, MirrorClient
+from tests.support.mirrors import settings
+from tests.support.pulling import Answer, MirrorClient, mirror_client
 from tests.support.reading import reading
 from tests.support.registry import TestRegistry
 
@@ -97,7 +98,7 @@ async def test_forty_clients_of_one_cold_image_cost_one_fetch_of_each_part(
         assert answers["tag"].body == image.manifest
         for part in image.blobs:
             assert_whole(answers[part.digest], part)
-    fetched = [request.reference for request in registry.requests if request.method == "GET"]
+    fetched = [str(request.reference) for request in registry.requests if request.method == "GET"]
     assert sorted(fetched) == sorted([image.digest, *(part.digest for part in image.blobs)])
     assert registry.count(method="HEAD") == 1
 
@@ -360,12 +361,11 @@ async def test_a_restart_goes_on_with_what_is_half_there(
 ) -> None:
     """Left by a process that was killed: the file and what was announced of it."""
     registry.fail(Fault(action=Silence(fraction=0.5), times=1))
-    from tests.support.mirrors import settings  # noqa: PLC0415 - only this test runs two mirrors on a folder
-    from tests.support.pulling import mirror_client  # noqa: PLC0415
-
-    async with mirror_client(tmp_path / "cache", settings({"docker.io": registry.base_url})) as first:
-        async with reading(first.mirror.base_url, PATH) as answer:
-            await answer.take(HALF)
+    async with (
+        mirror_client(tmp_path / "cache", settings({"docker.io": registry.base_url})) as first,
+        reading(first.mirror.base_url, PATH) as answer,
+    ):
+        await answer.take(HALF)
     assert len(stored_files(first, "partial")) == 2
     registry.faults.clear()
     second = await start_mirror(registry.base_url)

@@ -218,11 +218,12 @@ def test_termination_gives_up_after_the_grace(registry: RegistryProcess) -> None
     registry.add_blob(NAME, part)
     registry.fail(Fault(action=Silence(fraction=0.5), path=part.digest))
     extra = '[server]\nshutdown_grace = "0.5s"\n'
-    with MirrorProcess({"docker.io": registry.base_url}, extra=extra) as mirror:
-        with begun(mirror, path_of(part)) as answer:
-            answer.read(1_000_000)
-            process = mirror.terminate()
-            assert process.wait(15) == 0
+    with (
+        MirrorProcess({"docker.io": registry.base_url}, extra=extra) as mirror,
+        begun(mirror, path_of(part)) as answer,
+    ):
+        answer.read(1_000_000)
+        assert mirror.terminate().wait(15) == 0
 
 
 def test_memory_stays_small_while_eight_clients_take_one_cold_large_blob(registry: RegistryProcess) -> None:
