@@ -109,8 +109,8 @@ class Blobs:
     async def _find_stored(self, digest: Digest) -> Body | None:
         """Open what is stored, or was downloaded whole just now and is on its way to its name."""
         download = self._downloads.find(digest)
-        if download is not None and download.is_complete:
-            return await download.follow()
+        if download is not None:
+            return await download.follow() if download.is_complete else None
         try:
             return await self._store.find(digest)
         except StorageError as error:  # as good as not stored

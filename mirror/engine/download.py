@@ -197,7 +197,7 @@ class Download:
             elif claim is Claim.STORED:
                 await self._adopt(partial)
                 return
-            elif self._is_open:
+            elif self.readable_now():
                 message = f"the download of {self.digest} was discarded by the worker that wrote it"
                 raise DigestMismatch(message, upstream=self.source.upstream.name)
             else:
@@ -207,6 +207,7 @@ class Download:
         if self._file is not None:
             self._file.close()
         self._file = None
+        self._written_bytes = 0
         partial = await self._store.open_partial(self.digest)
         self._file = partial
         return partial
@@ -239,7 +240,6 @@ class Download:
         except UpstreamInvalid:
             if self._is_open or not left_bytes:
                 raise
-            self._written_bytes = 0
             self.size_bytes = None
             return False
         return True

@@ -8,7 +8,8 @@ A credential goes only where the configuration's endpoints lead, never to the or
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import structlog
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _REFUSED_SECONDS = 300.0  # a credential that was refused is left alone: some services ban whoever keeps trying
-_FORBIDDEN = 403
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +76,20 @@ class Authenticator:
         )
         for challenge in usable:
             if challenge.scheme == "basic":
-                self._known[origin] = _Known(realm=None, service=None)
+                # Harbor asks for Basic when it does not like a token: what it wants is a new one
+                self._known.setdefault(origin, _Known(realm=None, service=None))
                 return True
             realm = _parse_url(challenge.parameters.get("realm", ""))
             if realm is not None and may_be_asked(realm, origin):
                 self._known[origin] = _Known(realm=realm, service=challenge.parameters.get("service"))
                 return True
         return False
+
+    def unlearn(self, origin: URL, challenges: Iterable[Challenge]) -> None:
+        """Begin anew with an origin that refuses a new token too and no longer asks for one."""
+        known = self._known.get(origin)
+        if known is not None and known.realm is not None and all(one.scheme != "bearer" for one in challenges):
+            del self._known[origin]
 
     async def authorization(self, origin: URL, repository: str, *, refused: str | None = None) -> str | None:
         """Return the header's value for a request about one repository; None where nothing is known to be asked for.
@@ -100,20 +107,27 @@ class Authenticator:
         if known is None:
             return None
         if known.realm is None:
-            return self._basic(origin, refused)
+            return await self._basic(origin, refused)
         credential = self._credential_for(origin, known.realm)
         token = await self._token(known, known.realm, repository, credential, refused)
         return f"Bearer {token}"
 
-    def _basic(self, origin: URL, refused: str | None) -> str | None:
+    async def _basic(self, origin: URL, refused: str | None) -> str | None:
         credential = self._config.credential
         if credential is None or origin not in self._own_origins or self._is_refused():
             return None
         value = basic_authorization(credential)
         if value == refused:
-            self._note_refusal()
+            if not await self._opens_registry(origin, value):
+                self._note_refusal()
             return None
         return value
+
+    async def _opens_registry(self, origin: URL, value: str) -> bool:
+        """Say whether a credential that does not open a repository opens the registry: a repository may be another's."""
+        ping = self._sessions.current.get(origin / "v2/", headers={"Authorization": value}, allow_redirects=False)
+        async with ping as response:
+            return response.status not in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
 
     def _credential_for(self, origin: URL, realm: URL) -> Credential | None:
         credential = self._config.credential
@@ -136,22 +150,31 @@ class Authenticator:
         if isinstance(answer, Token):
             return answer.text
         if credential is not None:
-            self._note_refusal()
+            if not await self._gets_token(replace(request, repository=None)):
+                self._note_refusal()
             return await self._token(known, realm, repository, None, refused)
         message = f"{self._config.name} gives no token for {repository} (its token service answered {answer.status})"
-        raise Denied(message) if answer.status == _FORBIDDEN else NotFound(message)
+        raise Denied(message) if answer.status == HTTPStatus.FORBIDDEN else NotFound(message)
 
     async def _renew(self, key: str, request: TokenRequest) -> Token | TokenRefused:
-        answer = await request_token(
+        answer = await self._ask(request)
+        if isinstance(answer, Token):
+            await self._tokens.put(key, answer.text, ttl_seconds=answer.usable_seconds)
+        return answer
+
+    async def _gets_token(self, request: TokenRequest) -> bool:
+        """Say whether a token service that refuses a repository (GHCR and GitLab do) accepts the credential."""
+        answer, _ = await self._flights.run(f"{self._config.name}|{request.key()}", lambda: self._ask(request))
+        return isinstance(answer, Token)
+
+    async def _ask(self, request: TokenRequest) -> Token | TokenRefused:
+        return await request_token(
             request,
             self._sessions,
             self._clock,
             upstream=self._config.name,
             time_limit_seconds=self._config.read_timeout_seconds,
         )
-        if isinstance(answer, Token):
-            await self._tokens.put(key, answer.text, ttl_seconds=answer.usable_seconds)
-        return answer
 
     def _is_refused(self) -> bool:
         return self._clock() < self._refused_until

@@ -33,11 +33,14 @@ _REFUSALS = frozenset({400, 401, 403})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRequest:
-    """Where to ask for which scope, for whom: also the key that a token is kept under."""
+    """Where to ask for which scope, for whom: also the key that a token is kept under.
+
+    Without a repository it asks for nothing, only whether the credential is accepted, as ``docker login`` does.
+    """
 
     realm: URL
     service: str | None
-    repository: str
+    repository: str | None
     credential: Credential | None
 
     def key(self) -> str:
@@ -64,7 +67,7 @@ class TokenRefused:
 async def request_token(
     request: TokenRequest, sessions: Sessions, clock: Clock, *, upstream: str, time_limit_seconds: float
 ) -> Token | TokenRefused:
-    """Ask a token service for the right to pull from one repository.
+    """Ask a token service for the right to pull from a repository.
 
     Raises:
         UpstreamUnreachable: no answer in time.
@@ -72,7 +75,9 @@ async def request_token(
         RateLimited: asked too often.
     """
     where = f"{upstream}'s token service {request.realm.host}"
-    query = {"scope": f"repository:{request.repository}:pull"}
+    query = {}
+    if request.repository is not None:
+        query["scope"] = f"repository:{request.repository}:pull"
     if request.service:
         query["service"] = request.service
     headers = {}
@@ -85,7 +90,7 @@ async def request_token(
             # never redirected: the credential was for this host
             sessions.current.get(request.realm.update_query(query), headers=headers, allow_redirects=False) as response,
         ):
-            body = await response.content.read(_BODY_LIMIT_BYTES)
+            body = await _read_body(response)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise UpstreamUnreachable(f"{where} cannot be reached: {describe(error)}", upstream=upstream) from error
     if response.status in _REFUSALS:
@@ -97,6 +102,14 @@ async def request_token(
     if token is None:
         raise UpstreamFailed(f"{where} answered {response.status} without a token", upstream=upstream)
     return token
+
+
+async def _read_body(response: aiohttp.ClientResponse) -> bytes:
+    """Read to the end or the limit; one ``read`` returns as little as has come."""
+    body = bytearray()
+    while len(body) < _BODY_LIMIT_BYTES and (chunk := await response.content.readany()):
+        body += chunk
+    return bytes(body)
 
 
 def basic_authorization(credential: Credential) -> str:

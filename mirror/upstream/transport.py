@@ -196,10 +196,13 @@ class Transport:
         if not self._auth.learn(origin, challenges) and not await self._learn_from_ping(url):
             return response
         renewed = await self._auth.authorization(origin, call.repository, refused=value)
-        if renewed is None or renewed == value:
+        if renewed == value:
             return response
         response.close()
-        return await self._send_once(url, call, renewed)
+        response = await self._send_once(url, call, renewed)
+        if response.status == HTTPStatus.UNAUTHORIZED:
+            self._auth.unlearn(origin, parse_challenges(response.headers.getall("WWW-Authenticate", ())))
+        return response
 
     async def _learn_from_ping(self, url: URL) -> bool:
         """Ask ``/v2/`` for the challenge that some registries (gcr.io) leave out elsewhere."""
