@@ -51,6 +51,7 @@ _HOT_MANIFEST_BYTES = 32 * 1024 * 1024
 _HOT_LIST_BYTES = 8 * 1024 * 1024
 _HOT_ENTRIES = 50_000
 _TOKENS = 10_000
+_NO_GRACE_SECONDS = 0.01  # aiohttp takes 0 for "as long as it takes"
 
 
 def prepare_store(config: Config) -> None:
@@ -93,7 +94,9 @@ async def running(
         hostnames = {host: one.name for one in config.upstreams.values() for host in one.hostnames}
         router = Router(upstreams, default=config.default_upstream.name, hostnames=hostnames)
         handler = Handler(PullHandlers(router, pull), OpsHandlers(store, scrape), metrics)
-        runner = web.ServerRunner(HttpServer(handler), shutdown_timeout=config.server.shutdown_grace_seconds)
+        runner = web.ServerRunner(
+            HttpServer(handler), shutdown_timeout=max(config.server.shutdown_grace_seconds, _NO_GRACE_SECONDS)
+        )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         for listening in sockets:

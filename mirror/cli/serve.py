@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _DRAIN_MARGIN_SECONDS = 5.0
+_EVERY_ADDRESS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - what is listened on is the operator's choice
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -119,11 +120,13 @@ def _welcome(config: Config, listening: Listening) -> None:
     """Say on a terminal where the mirror is and how a Docker daemon uses it."""
     if not sys.stdout.isatty():
         return
-    port = next((one.port for one in listening.addresses if isinstance(one, TcpAddress)), None)
+    tcp = next((one for one in listening.addresses if isinstance(one, TcpAddress)), None)
     print(f"mirror {__version__}")
     print(f"  listening on  {', '.join(str(one) for one in listening.addresses)}")
     print(f"  caching in    {Path(config.cache.dir).resolve()}")
-    if port is not None:
+    if tcp is not None:
+        host = socket.gethostname() if tcp.host in _EVERY_ADDRESS else tcp.host
+        address = TcpAddress(host=host, port=tcp.port)
         print("  to use it, put into /etc/docker/daemon.json and run `systemctl reload docker`:")
-        print(f'    {{ "registry-mirrors": ["http://{socket.gethostname()}:{port}"],')
-        print(f'      "insecure-registries": ["{socket.gethostname()}:{port}"] }}')
+        print(f'    {{ "registry-mirrors": ["http://{address}"],')
+        print(f'      "insecure-registries": ["{address}"] }}')

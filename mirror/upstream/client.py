@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _ACCEPT = {"Accept": ", ".join(MANIFEST_ACCEPT)}
 _LIST_LIMIT_BYTES = 8 * 1024 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_PARSED_AT_ONCE_BYTES = 256 * 1024
 _LENGTH_DIGITS = 18
 _KEPT_FOR_SMALL = 4  # connections that blobs leave to manifests and tags
 
@@ -143,7 +144,7 @@ class RegistryClient:
             told = None if isinstance(reference, Digest) else response.headers.get("Docker-Content-Digest")
             try:
                 digest = reference if isinstance(reference, Digest) else None if told is None else Digest.parse(told)
-                return manifests.parse(body, content_type=response.headers.get("Content-Type"), digest=digest)
+                return await _parse(body, response.headers.get("Content-Type"), digest)
             except (ManifestInvalid, DigestInvalid) as error:
                 message = f"{self.name} sent a wrong manifest for {repository.name}: {error}"
                 raise UpstreamInvalid(message, upstream=self.name) from error
@@ -280,6 +281,13 @@ class RegistryClient:
         if encoding.strip().lower() not in {"", "identity"}:
             message = f"{self.name} sent Content-Encoding {encoding!r} although identity was asked for"
             raise UpstreamInvalid(message, upstream=self.name)
+
+
+async def _parse(body: bytes, content_type: str | None, digest: Digest | None) -> Manifest:
+    """Parse, in a thread what would hold up the loop: 4 MiB take a quarter of a second."""
+    if len(body) <= _PARSED_AT_ONCE_BYTES:
+        return manifests.parse(body, content_type=content_type, digest=digest)
+    return await asyncio.to_thread(manifests.parse, body, content_type=content_type, digest=digest)
 
 
 def _descriptor(headers: Mapping[str, str], reference: Reference) -> Descriptor | None:

@@ -61,15 +61,7 @@ class Handler:
 
     async def _answer(self, exchange: Exchange) -> web.StreamResponse:
         try:
-            target = read_target(exchange.request.raw_path)
-            operation = {
-                "/healthz": self._ops.healthz,
-                "/readyz": self._ops.readyz,
-                "/metrics": self._ops.metrics,
-            }.get(target.path)
-            if operation is not None:
-                return await operation()
-            return await self._answer_registry(exchange, target)
+            return await self._dispatch(exchange, read_target(exchange.request.raw_path))
         except MirrorError as error:
             return _error_response(exchange, error)
         except (ConnectionError, asyncio.CancelledError):
@@ -78,10 +70,16 @@ class Handler:
             log.exception("request.failed", request_id=exchange.request_id)
             return _error_response(exchange, MirrorError("the mirror failed; its log says why"), error)
 
-    async def _answer_registry(self, exchange: Exchange, target: Target) -> web.StreamResponse:
+    async def _dispatch(self, exchange: Exchange, target: Target) -> web.StreamResponse:
         if exchange.request.method not in _READING:
             raise Unsupported(_WRITING)
         match target.path:
+            case "/healthz":
+                return await self._ops.healthz()
+            case "/readyz":
+                return await self._ops.readyz()
+            case "/metrics":
+                return await self._ops.metrics()
             case "/v1/_ping":
                 return self._pull.ping_v1(exchange)
             case "/v1/search":
