@@ -78,9 +78,10 @@ async def running(
         stack.callback(index.close)
         locks = FileLocks(layout.locks)
         stack.callback(locks.close)
-        supervisor = await stack.enter_async_context(Supervisor(expected=MirrorError))
+        supervisor = Supervisor(expected=MirrorError)
         store = FileBlobStore(layout)
         upstreams = await _open_upstreams(config, stack, supervisor, metrics, clock)
+        await stack.enter_async_context(supervisor)  # after the sessions: downloads are ended before their connections
         downloads = Downloads(store, index, supervisor, metrics)
         pull = _pull_through(config, store, index, locks, supervisor, downloads, clock)
 

@@ -306,6 +306,7 @@ class Download:
         """Ask for what is missing, once, and append it."""
         upstream = self.source.upstream
         if self.size_bytes is not None and self._written_bytes == self.size_bytes:
+            await self.source.confirm()  # an earlier writer got it all, perhaps for another repository
             self._open(self.size_bytes)
             return
         first = self._written_bytes

@@ -86,9 +86,9 @@ class Authenticator:
         return False
 
     def unlearn(self, origin: URL, challenges: Iterable[Challenge]) -> None:
-        """Begin anew with an origin that refuses a new token too and no longer asks for one."""
+        """Begin anew with an origin that refuses a new token too and now asks for Basic."""
         known = self._known.get(origin)
-        if known is not None and known.realm is not None and all(one.scheme != "bearer" for one in challenges):
+        if known is not None and known.realm is not None and {one.scheme for one in challenges} == {"basic"}:
             del self._known[origin]
 
     async def authorization(self, origin: URL, repository: str, *, refused: str | None = None) -> str | None:
@@ -124,7 +124,7 @@ class Authenticator:
         return value
 
     async def _opens_registry(self, origin: URL, value: str) -> bool:
-        """Say whether a credential that does not open a repository opens the registry: a repository may be another's."""
+        """Say whether a credential that opens no repository opens the registry: that one may be another's."""
         ping = self._sessions.current.get(origin / "v2/", headers={"Authorization": value}, allow_redirects=False)
         async with ping as response:
             return response.status not in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
