@@ -31,7 +31,7 @@ def next_page(link_headers: Iterable[str]) -> str | None:
 
 
 def render_next(path: str, *, limit: int | None, last: str, namespace: str | None = None) -> str:
-    """Write the header that leads to the page after ``last`` in the same ``ns``; ``path`` is the list's own, decoded."""
+    """Write the header that leads to the page after ``last`` of the same ``ns``; ``path`` is the list's, decoded."""
     query = ({} if limit is None else {"n": str(limit)}) | {"last": last} | ({"ns": namespace} if namespace else {})
     return f'<{quote(path)}?{urlencode(query)}>; rel="next"'
 

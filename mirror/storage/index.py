@@ -99,7 +99,7 @@ def _open_or_replace(folder: Path) -> Any:  # noqa: ANN401 - diskcache has no ty
 
 
 class DiskIndex:
-    """The index of one cache folder; every call runs in a thread of its own pool."""
+    """The index of one cache folder; every call runs in its own thread."""
 
     def __init__(self, folder: Path) -> None:
         """Open both databases in ``folder``.
@@ -107,15 +107,16 @@ class DiskIndex:
         Raises:
             OSError: the folder cannot be used.
         """
-        self._facts = _open_or_replace(folder / "facts")
-        self._repositories = _open_or_replace(folder / "repositories")
-        self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="index")
+        # one thread: diskcache keeps a connection for each, and closes only that of the thread which asks
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="index")
+        self._facts = self._pool.submit(_open_or_replace, folder / "facts").result()
+        self._repositories = self._pool.submit(_open_or_replace, folder / "repositories").result()
 
     def close(self) -> None:
         """Wait for running calls and close."""
+        self._pool.submit(self._facts.close).result()
+        self._pool.submit(self._repositories.close).result()
         self._pool.shutdown()
-        self._facts.close()
-        self._repositories.close()
 
     async def find_tag(self, repository: Repository, tag: Tag) -> StoredTag | None:
         """Return what the tag pointed at when it was last confirmed."""

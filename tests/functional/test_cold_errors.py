@@ -1,8 +1,9 @@
-"""What cannot be served fails at once, before the status line, in the specification's words; nothing of it is stored."""
+"""What cannot be served fails at once, before the status line, in the specification's words; nothing is stored."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -173,7 +174,7 @@ async def test_a_head_fails_with_the_same_status_and_no_body(registry: TestRegis
 # Content that is not what was asked for
 
 
-WRONG = {
+WRONG: Mapping[str, Action] = {
     "a page": Replace(),
     "a page with a manifest's type": Replace(content_type=None),
     "another manifest": Replace(body=docker_image(2).manifest, content_type=None),
