@@ -74,8 +74,8 @@ async def running(
     metrics = Metrics(registry, config.upstreams)
     layout = Layout(config.cache.dir)
     async with AsyncExitStack() as stack:
-        index = DiskIndex(layout.index)
-        stack.callback(index.close)
+        index = await asyncio.to_thread(DiskIndex, layout.index)
+        stack.push_async_callback(asyncio.to_thread, index.close)
         locks = FileLocks(layout.locks)
         stack.callback(locks.close)
         supervisor = Supervisor(expected=MirrorError)

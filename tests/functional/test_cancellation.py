@@ -83,7 +83,7 @@ async def test_a_download_cancelled_at_an_await_leaves_no_trace(tmp_path: Path, 
         registry.fail(Fault(action=Redirect(), kind="blob", times=1), Fault(action=Cut(fraction=0.5), times=1))
         one = configure(tmp_path, settings({"docker.io": registry.base_url})).upstreams["docker.io"]
         layout = Layout(config.cache.dir)
-        layout.create()
+        await asyncio.to_thread(layout.create)
         store = FileBlobStore(layout)
         metrics = Metrics(CollectorRegistry(), ["docker.io"])
         clock = MovableClock().now

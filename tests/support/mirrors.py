@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -57,8 +58,8 @@ def configure(folder: Path, overrides: Mapping[str, object]) -> Config:
 @asynccontextmanager
 async def running_mirror(folder: Path, overrides: Mapping[str, object]) -> AsyncIterator[RunningMirror]:
     """Run a mirror on a free port in this loop."""
-    config = configure(folder, overrides)
-    prepare_store(config)
+    config = await asyncio.to_thread(configure, folder, overrides)
+    await asyncio.to_thread(prepare_store, config)
     clock = MovableClock()
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
