@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mirror.errors import DigestInvalid, StorageError
 from mirror.oci.digest import Digest
-from mirror.storage.files import TEMPORARY_SUFFIX, open_in_thread, rename_durably, write_all
+from mirror.storage.files import ORIGIN_SUFFIX, TEMPORARY_SUFFIX, open_in_thread, rename_durably, write_all
 from mirror.storage.partial import PartialFile, remove_partial
 
 if TYPE_CHECKING:
@@ -143,7 +143,8 @@ class FileBlobStore:
         """Remove what killed processes left and nobody can go on with; only before any worker of this cache runs."""
         for path in self._layout.partial.iterdir():
             digest = _digest_of(path)
-            if path.suffix == TEMPORARY_SUFFIX:
+            is_left_alone = path.suffix == ORIGIN_SUFFIX and not path.with_suffix("").exists()
+            if path.suffix == TEMPORARY_SUFFIX or is_left_alone:
                 path.unlink(missing_ok=True)
             elif digest is not None and self._origin(digest) is None:
                 remove_partial(path)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 READ_CHUNK_BYTES = 1024 * 1024
 _PIECES_AT_ONCE = 512  # the kernel takes up to 1024
+ORIGIN_SUFFIX = ".origin"  # of what is known about a download file
 TEMPORARY_SUFFIX = ".put"  # of a file that has not got its name yet
 
 

@@ -22,7 +22,7 @@ from mirror.errors import MirrorError, StorageError
 from mirror.oci.reference import Repository, parse_repository_name
 from mirror.oci.requests import Kind
 from mirror.ports import Claim, Origin
-from mirror.storage.files import READ_CHUNK_BYTES, TEMPORARY_SUFFIX, rename_durably, write_all
+from mirror.storage.files import ORIGIN_SUFFIX, READ_CHUNK_BYTES, TEMPORARY_SUFFIX, rename_durably, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def _origin_path(path: Path) -> Path:
-    return path.with_name(f"{path.name}.origin")
+    return path.with_name(path.name + ORIGIN_SUFFIX)
 
 
 def remove_partial(path: Path) -> None:

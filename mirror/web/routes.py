@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mirror.ports import Upstream
 
 DOCKER_HUB = "docker.io"
-_NEVER_IN_A_PATH = re.compile(r"%(?:2f|5c|00)", re.IGNORECASE)  # would turn into separators after the split
+_NEVER_IN_A_PATH = re.compile(r"[\\\0]|%(?:2f|5c|00)", re.IGNORECASE)  # separators, to somebody or after the split
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -128,6 +128,7 @@ async def test_the_start_keeps_what_can_be_gone_on_with_and_clears_the_rest(layo
             await partial.announce(origin)
         partial.close()
     (layout.partial / "0123.put").write_bytes(b"half a manifest")
+    (layout.partial / f"sha256-{'0' * 64}.origin").write_bytes(b"{}")
     store.clean()
     assert await store.partials() == [(known, origin)]
     assert len(list(layout.partial.iterdir())) == 2

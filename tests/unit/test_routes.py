@@ -155,6 +155,7 @@ def test_plausible_text_is_too(path: str, host: str) -> None:
 
 
 @given(st.binary(max_size=60))
+@example(b"\0")
 def test_any_bytes_are_read_or_refused(raw: bytes) -> None:
     """What a parser hands on of bytes that are not UTF-8 has surrogates in it."""
     try:
