@@ -69,8 +69,17 @@ class HttpBlobStream:
                 elif content.at_eof():
                     return
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            if rest := _take_rest(content):
+                self.observer.upstream_sent(self.upstream, Kind.BLOB, len(rest))
+                yield rest
             message = f"{self.upstream} broke off: {describe(error)}"
             raise UpstreamUnreachable(message, upstream=self.upstream) from error
+
+
+def _take_rest(content: aiohttp.StreamReader) -> bytes:
+    """Return what had come before a transfer broke: aiohttp holds it, and gives only the error, until that is taken."""
+    content.set_exception(None)  # type: ignore[arg-type]  # it says so nowhere, and takes it
+    return content.read_nowait()
 
 
 class RegistryClient:

@@ -164,6 +164,18 @@ async def test_clients_notice_nothing_of_a_broken_transfer(
     assert (await client.get(PATH)).cache_status == "mirror; hit"
 
 
+@pytest.mark.parametrize("size_bytes", [4000, 60_000, 300_000])
+async def test_a_break_right_behind_the_head_loses_nothing(
+    registry: TestRegistry, client: MirrorClient, size_bytes: int
+) -> None:
+    """What came with the head waits in aiohttp's buffer when the connection ends."""
+    small = blob(size_bytes, 8)
+    registry.add_blob(NAME, small)
+    registry.fail(Fault(action=Cut(fraction=0.5), times=1))
+    assert_whole(await client.get(f"/v2/{NAME}/blobs/{small.digest}"), small)
+    assert registry.bytes_sent("blob") < 1.2 * size_bytes
+
+
 async def test_a_resumed_transfer_is_counted(registry: TestRegistry, client: MirrorClient) -> None:
     registry.fail(Fault(action=Cut(fraction=0.5), times=1))
     assert_whole(await client.get(PATH))
