@@ -86,6 +86,10 @@ class PartialBlob(Protocol):
         """Return how much is in the file, whoever wrote it."""
         ...
 
+    def is_verified(self) -> bool:
+        """Say whether its writer has found the digest to match."""
+        ...
+
     def claim(self) -> Claim:
         """Try to become its one writer; the claim ends with ``close`` or with the process."""
         ...

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _LARGEST_TAIL_BYTES = 16 * 1024
-_WATCH_SECONDS = 0.01
+_WATCH_SECONDS = 0.004
 _RETRY_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # between attempts of which none brought a byte
 _FIRST_RETRY_SECONDS = 0.2
 
@@ -195,7 +195,8 @@ class Download:
             if claim is Claim.BUSY:
                 await self._watch(partial)
             elif claim is Claim.STORED:
-                await self._adopt(partial)
+                if not self._is_complete:
+                    await self._adopt(partial)
                 return
             elif self.readable_now():
                 message = f"the download of {self.digest} was discarded by the worker that wrote it"
@@ -217,7 +218,10 @@ class Download:
             origin = await partial.announced()
             if origin is not None:
                 self._open(origin.size_bytes)
-        self._advance(partial.written_bytes())
+        if partial.is_verified():  # complete, and on its way to its name
+            self._complete(partial.written_bytes())
+        else:
+            self._advance(partial.written_bytes())
         await asyncio.sleep(_WATCH_SECONDS)
 
     async def _adopt(self, partial: PartialBlob) -> None:

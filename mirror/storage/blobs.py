@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mirror.errors import DigestInvalid, StorageError
 from mirror.oci.digest import Digest
 from mirror.storage.files import ORIGIN_SUFFIX, TEMPORARY_SUFFIX, open_in_thread, rename_durably, write_all
-from mirror.storage.partial import PartialFile, remove_partial
+from mirror.storage.partial import PartialFile, doubt_partial, remove_partial
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -148,6 +148,8 @@ class FileBlobStore:
                 path.unlink(missing_ok=True)
             elif digest is not None and self._origin(digest) is None:
                 remove_partial(path)
+            elif digest is not None:
+                doubt_partial(path)
 
     def _origin(self, digest: Digest) -> Origin | None:
         with contextlib.closing(PartialFile.open(self._layout, digest)) as partial:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-_FIRST_WAIT_SECONDS = 0.002
-_LONGEST_WAIT_SECONDS = 0.03
+_FIRST_WAIT_SECONDS = 0.001
+_LONGEST_WAIT_SECONDS = 0.005
 
 
 class FileLocks:

@@ -3,6 +3,9 @@
     partial/<algorithm>-<hex>         the bytes, in order; its length is how many there are
     partial/<algorithm>-<hex>.origin  JSON: where they come from and how many there will be
 
+The file is its owner's alone (0600) until its digest has matched, and readable by all (0644) from then on: so the
+workers that follow it need not wait until it is on the disk.
+
 The writer holds an exclusive ``flock`` on the file, which the kernel drops when the writer dies. Whoever gets the lock
 next finds one of three things: the name still leads to the file (go on writing), the file has a name in the store
 (it is complete), or it has no name at all (it was discarded).
@@ -15,6 +18,7 @@ import contextlib
 import fcntl
 import json
 import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,8 +35,17 @@ if TYPE_CHECKING:
     from mirror.storage.files import Layout
 
 
+_UNVERIFIED = 0o600
+_VERIFIED = 0o644
+
+
 def _origin_path(path: Path) -> Path:
     return path.with_name(path.name + ORIGIN_SUFFIX)
+
+
+def doubt_partial(path: Path) -> None:
+    """Take back that a file was verified: after a power cut its mode may have lived and its bytes may not."""
+    path.chmod(_UNVERIFIED)
 
 
 def remove_partial(path: Path) -> None:
@@ -63,7 +76,7 @@ class PartialFile:
         """
         path = layout.partial_blob(digest)
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, _UNVERIFIED)
         except OSError as error:
             raise StorageError(f"cannot make a file for {digest}: {error.strerror}") from error
         return cls(descriptor, path, layout.blob(digest), digest)
@@ -75,6 +88,10 @@ class PartialFile:
     def written_bytes(self) -> int:
         """Return how much is in the file, whoever wrote it."""
         return os.fstat(self._descriptor).st_size
+
+    def is_verified(self) -> bool:
+        """Say whether its writer has found the digest to match."""
+        return bool(os.fstat(self._descriptor).st_mode & stat.S_IROTH)
 
     def claim(self) -> Claim:
         """Try to become its one writer; the claim ends with ``close`` or with the process."""
@@ -90,6 +107,7 @@ class PartialFile:
         if self._target.exists():  # stored between the look into the store and the making of this file
             remove_partial(self._path)
             return Claim.STORED
+        os.fchmod(self._descriptor, _UNVERIFIED)
         self._is_claimed = True
         return Claim.WRITER
 
@@ -184,6 +202,7 @@ class PartialFile:
 
     def _commit(self) -> None:
         try:
+            os.fchmod(self._descriptor, _VERIFIED)
             os.fsync(self._descriptor)
             rename_durably(self._path, self._target)
             self._is_claimed = False

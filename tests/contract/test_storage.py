@@ -95,7 +95,9 @@ async def test_a_partial_blob_has_one_writer_and_the_next_goes_on(layout: Layout
     await second.read_written()
     await second.append([CONTENT[30:]])
     assert second.matches()
+    assert not second.is_verified()
     await second.commit()
+    assert second.is_verified()
     third = await store.open_partial(DIGEST)
     assert third.claim() is Claim.STORED
     second.close()
