@@ -134,10 +134,9 @@ class Download:
         """Return the end of what followers may read."""
         if self._is_complete:
             return self._written_bytes
-        end = self._written_bytes if self.size_bytes is None else min(self._written_bytes, self.size_bytes)
         if self.size_bytes is None:
-            return max(0, end - tail_bytes(None))
-        return min(end, self.size_bytes - tail_bytes(self.size_bytes))
+            return max(0, self._written_bytes - tail_bytes(None))
+        return min(self._written_bytes, self.size_bytes - tail_bytes(self.size_bytes))
 
     async def readable_to(self, offset: int) -> int:
         """Wait until there is something at ``offset``; return the end of what can be read, ``offset`` at the end."""
