@@ -72,8 +72,11 @@ class HttpBlobStream:
             if rest := _take_rest(content):
                 self.observer.upstream_sent(self.upstream, Kind.BLOB, len(rest))
                 yield rest
-            message = f"{self.upstream} broke off: {describe(error)}"
-            raise UpstreamUnreachable(message, upstream=self.upstream) from error
+            raise _broken_off(self.upstream, error) from error
+
+
+def _broken_off(upstream: str, error: BaseException) -> UpstreamUnreachable:
+    return UpstreamUnreachable(f"{upstream} broke off: {describe(error)}", upstream=upstream)
 
 
 def _take_rest(content: aiohttp.StreamReader) -> bytes:
@@ -281,8 +284,7 @@ class RegistryClient:
                     message = f"{self.name} sent more than {limit_bytes} bytes"
                     raise UpstreamInvalid(message, upstream=self.name)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            message = f"{self.name} broke off: {describe(error)}"
-            raise UpstreamUnreachable(message, upstream=self.name) from error
+            raise _broken_off(self.name, error) from error
         return b"".join(chunks)
 
     def _refuse_encoding(self, response: aiohttp.ClientResponse) -> None:
