@@ -15,7 +15,7 @@ from tests.support.faults import FaultList, Redirect
 from tests.support.images import OCTET_STREAM
 from tests.support.record import Record, Recorded
 from tests.support.replies import Reply
-from tests.support.server import FaultyServer
+from tests.support.server import LOOPBACK, FaultyServer
 
 _KEY = b"a key that only the registry and its CDN know"
 
@@ -23,15 +23,20 @@ _KEY = b"a key that only the registry and its CDN know"
 class Cdn:
     """Serves blobs by links that are signed for GET, end, and break when anything in them is quoted anew."""
 
-    def __init__(self, content: Content, *, record: Record, fault_list: FaultList, port: int = 0) -> None:
+    def __init__(
+        self, content: Content, *, record: Record, fault_list: FaultList, port: int = 0, address: str = LOOPBACK
+    ) -> None:
         self._content = content
         self.clock = MovableClock()
         self.link_lives_seconds = 300
-        self.server = FaultyServer(self, record=record, fault_list=fault_list, port=port)
+        self.signatures: set[str] = set()
+        self.server = FaultyServer(self, record=record, fault_list=fault_list, port=port, address=address)
 
     def sign(self, digest: str) -> str:
         """Return path and query of a link to a blob."""
-        return _link(digest, int(self.clock.now()) + self.link_lives_seconds)
+        expires = int(self.clock.now()) + self.link_lives_seconds
+        self.signatures.add(_signature(digest, expires))
+        return _link(digest, expires)
 
     def recognise(self, request: web.BaseRequest) -> Recorded:
         """Say which blob is asked for; a signed link goes into the record without its signature."""
@@ -75,12 +80,16 @@ class Cdn:
 
 def _link(digest: str, expires: int) -> str:
     """Write a link with all that a client is tempted to quote anew: ``%2B %2F %3D ~ = + :``."""
-    signature = hmac.new(_KEY, f"{digest} {expires}".encode(), hashlib.sha256).hexdigest()
+    signature = _signature(digest, expires)
     credential = quote("AKIA+TEST/20240101/eu-west-1/s3/aws4_request", safe="")
     return (
         f"/_cdn/docker%2Fregistry/v2~blobs/data=sha/{digest.replace(':', '~')}?X-Amz-Credential={credential}"
         f"&X-Amz-Expires={expires}&se=2024-01-01T00%3A00%3A00Z&sp=r&X-Amz-Signature={signature}%2B%2F~x=="
     )
+
+
+def _signature(digest: str, expires: int) -> str:
+    return hmac.new(_KEY, f"{digest} {expires}".encode(), hashlib.sha256).hexdigest()
 
 
 def _refusal(status: int, code: str, message: str) -> Reply:

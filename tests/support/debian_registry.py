@@ -66,8 +66,7 @@ class DebianRegistry:
         self._temporary.cleanup()
 
     async def __aenter__(self) -> Self:
-        # Spawned by this thread: its end is the end of the process.
-        await asyncio.to_thread(self._wait, self._spawn())
+        await self.launch()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -91,6 +90,11 @@ class DebianRegistry:
     def start(self) -> None:
         """Start, and wait until it listens."""
         self._wait(self._spawn())
+
+    async def launch(self) -> None:
+        """Start, and let the loop run until it listens."""
+        # Spawned by this thread: its end is the end of the process.
+        await asyncio.to_thread(self._wait, self._spawn())
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         config = self._settings_folder / "config.yml"

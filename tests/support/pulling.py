@@ -27,7 +27,7 @@ class Answer:
     status: int
     headers: CIMultiDictProxy[str]
     body: bytes = field(repr=False)
-    seconds: float
+    seconds: float = 0.0
 
     @property
     def cache_status(self) -> str:

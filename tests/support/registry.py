@@ -25,7 +25,7 @@ from tests.support.faults import Fault, FaultList, Redirect
 from tests.support.images import OCI_INDEX, OCTET_STREAM, Blob, Pullable
 from tests.support.record import Record, Recorded, select, sum_bytes
 from tests.support.replies import Reply, error_reply, json_reply
-from tests.support.server import FaultyServer
+from tests.support.server import LOOPBACK, FaultyServer
 
 NAME = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*")
 TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
@@ -44,31 +44,44 @@ class RateLimit:
     remaining: int
     window_seconds: int = 21600
     retry_after_seconds: int | None = None
+    source: str | None = None  # whom it counts for: an address, or an account's id
 
     def headers(self) -> dict[str, str]:
         """The headers that tell how many are left."""
         window = f"w={self.window_seconds}"
-        return {"RateLimit-Limit": f"{self.limit};{window}", "RateLimit-Remaining": f"{self.remaining};{window}"}
+        told = {"RateLimit-Limit": f"{self.limit};{window}", "RateLimit-Remaining": f"{self.remaining};{window}"}
+        return told if self.source is None else told | {"Docker-RateLimit-Source": self.source}
 
 
 class TestRegistry:
-    """A registry on 127.0.0.1; every change takes effect at once, also while it serves."""
+    """A registry on loopback; every change takes effect at once, also while it serves.
+
+    `redirects` are those of a healthy answer, by kind of request; `heal` leaves them as they are.
+    """
 
     __test__ = False  # pytest: a helper, not a class of tests
 
     def __init__(
-        self, *, port: int = 0, cdn_port: int = 0, gate: Gate | None = None, folder: Path | None = None
+        self,
+        *,
+        port: int = 0,
+        cdn_port: int = 0,
+        gate: Gate | None = None,
+        folder: Path | None = None,
+        address: str = LOOPBACK,
+        cdn_address: str = LOOPBACK,
     ) -> None:
         self._own_folder = tempfile.TemporaryDirectory(prefix="registry-") if folder is None else None
         self.content = Content(folder or Path(self._own_folder.name if self._own_folder else ""))
         self.record = Record()
         self.faults = FaultList()
         self.gate = gate
+        self.redirects: dict[str, Redirect] = {}
         self.limit: RateLimit | None = None
         self.has_referrers = True
         self.control: ControlSite | None = None
-        self.server = FaultyServer(self, record=self.record, fault_list=self.faults, port=port)
-        self.cdn = Cdn(self.content, record=self.record, fault_list=self.faults, port=cdn_port)
+        self.server = FaultyServer(self, record=self.record, fault_list=self.faults, port=port, address=address)
+        self.cdn = Cdn(self.content, record=self.record, fault_list=self.faults, port=cdn_port, address=cdn_address)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -92,12 +105,12 @@ class TestRegistry:
 
     @property
     def base_url(self) -> str:
-        """``http://127.0.0.1:port``."""
+        """``http://address:port``."""
         return self.server.base_url
 
     @property
     def host(self) -> str:
-        """``127.0.0.1:port``."""
+        """``address:port``."""
         return self.server.host
 
     # Content
@@ -200,7 +213,7 @@ class TestRegistry:
             return self.cdn.fetch(request)
         if recorded.method not in {"GET", "HEAD"}:
             return error_reply(405, "UNSUPPORTED", "the operation is unsupported")
-        reply = self._refuse(recorded) or self._find(recorded)
+        reply = self._refuse(recorded) or self._redirect(recorded, self._find(recorded))
         reply.headers.update(_VERSION)
         return reply
 
@@ -216,6 +229,12 @@ class TestRegistry:
         if name is not None and not NAME.fullmatch(name):
             return error_reply(400, "NAME_INVALID", "invalid repository name", {"name": name})
         return self.gate.check(recorded) if self.gate is not None else None
+
+    def _redirect(self, recorded: Recorded, found: Reply) -> Reply:
+        redirect = self.redirects.get(recorded.kind)
+        if redirect is None or not found.is_content:
+            return found
+        return Reply(status=redirect.status, headers=CIMultiDict({"Location": self.locate(recorded, redirect)}))
 
     def _find(self, recorded: Recorded) -> Reply:
         endpoints = {

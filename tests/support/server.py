@@ -1,4 +1,4 @@
-"""An HTTP server on 127.0.0.1 that keeps a record of its requests and has faults."""
+"""An HTTP server on loopback that keeps a record of its requests and has faults."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tests.support.faults import Action, Exchange, Family, FaultList
 from tests.support.record import Record, Recorded
 from tests.support.replies import Reply, error_reply
 
+LOOPBACK = "127.0.0.1"  # 127.0.0.2 and so on are other hosts: every address of 127.0.0.0/8 is this machine
 _KEEP_ALIVE_SECONDS = 3600
 _HEADER_BYTES = 1 << 16
 _PATIENCE_SECONDS = 0.01  # with what still runs when it stops; aiohttp takes 0 for "for ever"
@@ -40,8 +41,11 @@ class Site(Protocol):
 class FaultyServer:
     """Serves one site; start and stop it as often as you like, it keeps its port."""
 
-    def __init__(self, site: Site, *, record: Record, fault_list: FaultList, port: int = 0) -> None:
+    def __init__(
+        self, site: Site, *, record: Record, fault_list: FaultList, port: int = 0, address: str = LOOPBACK
+    ) -> None:
         self._site = site
+        self._address = address
         self._record = record
         self._faults = fault_list
         self._port = port
@@ -56,7 +60,7 @@ class FaultyServer:
     @property
     def host(self) -> str:
         """``address:port``."""
-        return f"127.0.0.1:{self._port}"
+        return f"{self._address}:{self._port}"
 
     @property
     def base_url(self) -> str:
@@ -82,7 +86,7 @@ class FaultyServer:
         )
         runner = web.ServerRunner(server, shutdown_timeout=_PATIENCE_SECONDS)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", self._port, reuse_address=True, backlog=1024)
+        site = web.TCPSite(runner, self._address, self._port, reuse_address=True, backlog=1024)
         await site.start()
         self._runner = runner
         self._port = runner.addresses[0][1]
