@@ -16,6 +16,7 @@ from tests.support.habits import (
     HABITS,
     Acr,
     ArtifactRegistry,
+    DebianTokens,
     Ghcr,
     GitLab,
     Habit,
@@ -35,7 +36,8 @@ SCOPE_OF_REDIRECT = "a token for a redirect's target is asked for under the name
 TOKEN_400 = "a token that is refused by 400 without a challenge is not renewed"
 READ_ONCE = "a password file is read at the start only"
 
-WITH_TOKENS = [kind for kind in HABITS if kind not in {PrivateEcr, Mcr, PlainRegistry, HtpasswdRegistry}]
+WITHOUT_TOKENS = {PrivateEcr, Mcr, PlainRegistry, HtpasswdRegistry}
+REVOCABLE = [kind for kind in HABITS if kind not in {*WITHOUT_TOKENS, DebianTokens}]  # a JWT is good until it ends
 
 
 def kinds(names: Iterable[Kind] = HABITS, **not_yet: str) -> list[Any]:
@@ -44,11 +46,13 @@ def kinds(names: Iterable[Kind] = HABITS, **not_yet: str) -> list[Any]:
     return [pytest.param(kind, id=kind.__name__, marks=marks.get(kind.__name__, [])) for kind in names]
 
 
-def write_credential(habit: Habit, folder: Path, *, password: str | None = None) -> dict[str, object]:
-    """Write the password to the file that the flags name; none where nobody has any."""
+def write_credential(
+    habit: Habit, folder: Path, *, user: str | None = None, password: str | None = None
+) -> dict[str, object]:
+    """Write the password, by default the right one, to the file that the flags name; none where nobody has any."""
     if habit.credential is None:
         return {}
-    user, right = habit.credential
+    user, right = habit.credential if user is None else (user, habit.access.users[user])
     file = folder / f"password of {habit.name}"
     file.write_text(f"{password or right}\n", encoding="utf-8")
     return {f"upstreams.{habit.name}.username": user, f"upstreams.{habit.name}.password_file": str(file)}
@@ -87,6 +91,17 @@ async def test_every_image_pulls_cold_and_again_while_the_upstream_is_gone(habit
     assert await pull_all(client, habit) == {200}
 
 
+@pytest.mark.parametrize(
+    ("kind", "user"),
+    [(ArtifactRegistry, "_json_key_base64"), (ArtifactRegistry, "oauth2accesstoken"), (Acr, "pull-token")],
+)
+async def test_a_registry_that_has_several_kinds_of_credential_takes_each(
+    habit: Habit, user: str, start_mirror: StartMirror, tmp_path: Path
+) -> None:
+    client = await start_mirror(overrides={**habit.settings(), **write_credential(habit, tmp_path, user=user)})
+    assert await pull_all(client, habit) == {200}
+
+
 @pytest.mark.parametrize("kind", kinds(RegistryK8s=SCOPE_OF_REDIRECT))
 async def test_without_a_credential_what_is_public_pulls_and_nothing_else(
     habit: Habit, start_mirror: StartMirror
@@ -98,13 +113,15 @@ async def test_without_a_credential_what_is_public_pulls_and_nothing_else(
         assert await pull(client, habit, habit.public) == {200}
 
 
-@pytest.mark.parametrize("kind", kinds(kind for kind in HABITS if kind.private is not None))
+@pytest.mark.parametrize(
+    "kind", kinds(kind for kind in HABITS if kind.private is not None and kind is not DebianTokens)
+)
 async def test_a_wrong_credential_leaves_what_is_public_and_is_not_tried_again_and_again(
     habit: Habit, start_mirror: StartMirror, tmp_path: Path
 ) -> None:
     flags = write_credential(habit, tmp_path, password="a wrong password")
     client = await start_mirror(overrides={**habit.settings(), **flags})
-    for _ in range(3):
+    for _ in range(2):
         if habit.private is not None:
             assert await pull(client, habit, habit.private) <= {403, 404}
         if habit.public is not None:
@@ -115,7 +132,7 @@ async def test_a_wrong_credential_leaves_what_is_public_and_is_not_tried_again_a
 
 
 @pytest.mark.parametrize(
-    "kind", kinds(WITH_TOKENS, PublicEcr=TOKEN_400, ArtifactRegistry=KEY_OF_MANY_LINES, RegistryK8s=SCOPE_OF_REDIRECT)
+    "kind", kinds(REVOCABLE, PublicEcr=TOKEN_400, ArtifactRegistry=KEY_OF_MANY_LINES, RegistryK8s=SCOPE_OF_REDIRECT)
 )
 async def test_tokens_that_were_all_revoked_are_renewed_once(habit: Habit, client: MirrorClient) -> None:
     assert habit.tokens is not None
@@ -161,12 +178,13 @@ async def test_gitlab_does_not_ban_a_mirror_with_a_wrong_password(start_mirror: 
 
 
 async def test_one_mirror_before_all_of_them_shows_no_secret(start_mirror: StartMirror, tmp_path: Path) -> None:
-    able = [kind for kind in HABITS if kind not in {ArtifactRegistry, RegistryK8s}]
+    able = [kind for kind in HABITS if kind is not RegistryK8s]  # see SCOPE_OF_REDIRECT
     async with AsyncExitStack() as stack:
         upstreams = [await stack.enter_async_context(kind()) for kind in able]
         flags: dict[str, object] = {}
         for upstream in upstreams:
-            flags |= {**upstream.settings(), **write_credential(upstream, tmp_path)}
+            user = "_json_key_base64" if isinstance(upstream, ArtifactRegistry) else None  # see KEY_OF_MANY_LINES
+            flags |= {**upstream.settings(), **write_credential(upstream, tmp_path, user=user)}
         with capture_logs() as logs:  # of every level
             client = await start_mirror(overrides=flags)
             assert {upstream.name: await pull_all(client, upstream) for upstream in upstreams} == {
