@@ -8,11 +8,14 @@ import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
+import structlog
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from mirror.concurrency.single_flight import SingleFlight
 from mirror.concurrency.supervisor import Supervisor
+from mirror.credentials.sources import POLL_SECONDS, CredentialSources
+from mirror.engine.access import Access
 from mirror.engine.blobs import Blobs
 from mirror.engine.download import Source
 from mirror.engine.downloads import Downloads
@@ -29,11 +32,8 @@ from mirror.storage.index import DiskIndex
 from mirror.storage.locks import FileLocks
 from mirror.storage.memory import HotValues
 from mirror.telemetry.metrics import Metrics, render
-from mirror.upstream.auth import Authenticator
-from mirror.upstream.client import RegistryClient
-from mirror.upstream.endpoints import Endpoints
+from mirror.upstream.assembly import Shared, make_client
 from mirror.upstream.sessions import Sessions
-from mirror.upstream.transport import Transport
 from mirror.web.ops import OpsHandlers
 from mirror.web.pull import PullHandlers
 from mirror.web.routes import Router
@@ -45,7 +45,9 @@ if TYPE_CHECKING:
 
     from mirror.config import Config, UpstreamConfig
     from mirror.ports import Clock
-    from mirror.upstream.tokens import Token, TokenRefused
+    from mirror.upstream.client import RegistryClient
+
+log = structlog.get_logger(__name__)
 
 _HOT_MANIFEST_BYTES = 32 * 1024 * 1024
 _HOT_LIST_BYTES = 8 * 1024 * 1024
@@ -80,10 +82,21 @@ async def running(
         stack.callback(locks.close)
         supervisor = Supervisor(expected=MirrorError)
         store = FileBlobStore(layout)
-        upstreams = await _open_upstreams(config, stack, supervisor, metrics, clock)
+        sources = await asyncio.to_thread(CredentialSources, config, clock)
+        shared = Shared(
+            supervisor=supervisor,
+            tokens=HotValues(limit=_TOKENS),
+            flights=SingleFlight(supervisor, name="token"),
+            notes=index,
+            locks=locks,
+            observer=metrics,
+            clock=clock,
+        )
+        upstreams = await _open_upstreams(config, stack, sources, shared)
         await stack.enter_async_context(supervisor)  # after the sessions: downloads are ended before their connections
         downloads = Downloads(store, index, supervisor, metrics)
-        pull = _pull_through(config, store, index, locks, supervisor, downloads, clock)
+        refusals = Refusals(HotValues(limit=_HOT_ENTRIES), clock, ttl_seconds=config.cache.negative_ttl_seconds)
+        pull = _pull_through(store, index, locks, supervisor, downloads, refusals, clock)
 
         async def scrape() -> bytes:
             size_bytes, objects = await index.totals()
@@ -93,7 +106,12 @@ async def running(
             )
 
         hostnames = {host: one.name for one in config.upstreams.values() for host in one.hostnames}
-        router = Router(upstreams, default=config.default_upstream.name, hostnames=hostnames)
+        router = Router(
+            upstreams,
+            default=config.default_upstream.name,
+            hostnames=hostnames,
+            rules={one.name: one.rules for one in config.upstreams.values()},
+        )
         handler = Handler(PullHandlers(router, pull), OpsHandlers(store, scrape), metrics)
         runner = web.ServerRunner(
             HttpServer(handler), shutdown_timeout=max(config.server.shutdown_grace_seconds, _NO_GRACE_SECONDS)
@@ -103,21 +121,17 @@ async def running(
         for listening in sockets:
             await web.SockSite(runner, listening).start()
         _ = supervisor.start(_resume(store, downloads, upstreams), name="resume downloads")
+        _ = supervisor.start(_watch(sources, refusals), name="watch credentials")
         yield registry
 
 
 async def _open_upstreams(
-    config: Config, stack: AsyncExitStack, supervisor: Supervisor, metrics: Metrics, clock: Clock
+    config: Config, stack: AsyncExitStack, sources: CredentialSources, shared: Shared
 ) -> Mapping[str, RegistryClient]:
-    tokens: HotValues[str] = HotValues(limit=_TOKENS)
-    flights: SingleFlight[str, Token | TokenRefused] = SingleFlight(supervisor, name="token")
     clients = {}
     for name, one in config.upstreams.items():
         sessions = await stack.enter_async_context(Sessions(one))
-        endpoints = Endpoints(one.endpoints, clock, read_timeout_seconds=one.read_timeout_seconds)
-        auth = Authenticator(one, sessions, tokens=tokens, flights=flights, observer=metrics, clock=clock)
-        transport = Transport(one, sessions, auth, endpoints, observer=metrics, clock=clock)
-        clients[name] = RegistryClient(one, transport, endpoints, tag_lifetime=_lifetime(config, one), observer=metrics)
+        clients[name] = make_client(one, sessions, sources.of(one), shared, tag_lifetime=_lifetime(config, one))
     return clients
 
 
@@ -126,15 +140,15 @@ def _lifetime(config: Config, upstream: UpstreamConfig) -> TagLifetime:
 
 
 def _pull_through(
-    config: Config,
     store: FileBlobStore,
     index: DiskIndex,
     locks: FileLocks,
     supervisor: Supervisor,
     downloads: Downloads,
+    refusals: Refusals,
     clock: Clock,
 ) -> PullThrough:
-    refusals = Refusals(HotValues(limit=_HOT_ENTRIES), clock, ttl_seconds=config.cache.negative_ttl_seconds)
+    access = Access(index, clock)
     manifests = Manifests(
         store=store,
         index=index,
@@ -142,6 +156,7 @@ def _pull_through(
         locks=locks,
         flights=SingleFlight(supervisor, name="manifest"),
         refusals=refusals,
+        access=access,
     )
     tags = Tags(
         index=index,
@@ -150,6 +165,7 @@ def _pull_through(
         flights=SingleFlight(supervisor, name="tag"),
         manifests=manifests,
         refusals=refusals,
+        access=access,
         clock=clock,
     )
     blobs = Blobs(
@@ -159,6 +175,7 @@ def _pull_through(
         downloads=downloads,
         flights=SingleFlight(supervisor, name="blob"),
         refusals=refusals,
+        access=access,
     )
     return PullThrough(tags, manifests, blobs, Lists(index, HotValues(limit=_HOT_LIST_BYTES), clock))
 
@@ -173,3 +190,12 @@ async def _resume(store: FileBlobStore, downloads: Downloads, upstreams: Mapping
         upstream = upstreams.get(origin.repository.upstream)
         if upstream is not None and downloads.find(digest) is None:
             downloads.start(digest, Source(repository=origin.repository, upstream=upstream, confirm=confirm))
+
+
+async def _watch(sources: CredentialSources, refusals: Refusals) -> None:
+    """Take up credentials that change on disk; what was refused without them is asked for anew."""
+    while True:
+        await asyncio.sleep(POLL_SECONDS)
+        if await asyncio.to_thread(sources.poll):
+            log.info("credentials.changed")
+            refusals.forget_all()

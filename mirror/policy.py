@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from mirror.oci.descriptor import Descriptor
+
+_CRC_RANGE: Final = 2**32
+_LEAST_STRETCH: Final = 2.0
+_MOST_STRETCH: Final = 10.0
+_SPREAD: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,10 +25,31 @@ class StoredTag:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TagLifetime:
-    """How long a tag is fresh, and for how long after that it may be served while the upstream cannot answer."""
+    """How long a tag is fresh, and for how long after that it may be served while the upstream cannot answer.
+
+    ``spread`` is the share of the lifetime by which tags differ, so that they are not all asked about at once.
+    """
 
     fresh_seconds: float
     stale_seconds: float
+    spread: float = 0.0
+
+    def fresh_seconds_of(self, key: str) -> float:
+        """Return how long one tag is fresh: the same for the same key, and shorter for some than for others."""
+        if not self.spread:
+            return self.fresh_seconds
+        return self.fresh_seconds * (1 - self.spread * zlib.crc32(key.encode()) / _CRC_RANGE)
+
+    def stretched(self, reserve_left: float) -> TagLifetime:
+        """Return the lifetime while only a reserve of the upstream's rate limit is left, from 1 (all of it) to 0.
+
+        From twice as long to ten times, and never longer than a tag may be served at all.
+        """
+        factor = _LEAST_STRETCH + (_MOST_STRETCH - _LEAST_STRETCH) * (1 - reserve_left)
+        longest_seconds = self.fresh_seconds + self.stale_seconds
+        fresh_seconds = min(self.fresh_seconds * factor, longest_seconds)
+        stale_seconds = longest_seconds - fresh_seconds
+        return TagLifetime(fresh_seconds=fresh_seconds, stale_seconds=stale_seconds, spread=_SPREAD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +77,19 @@ class Fetch:
 Decision = Serve | Revalidate | Fetch
 
 
-def decide(stored: StoredTag | None, *, now: float, lifetime: TagLifetime) -> Decision:
+def decide(stored: StoredTag | None, *, now: float, lifetime: TagLifetime, key: str = "") -> Decision:
     """Choose between the store and the upstream for one tag.
 
-    A clock that was set back makes nothing fresh for longer than its lifetime.
+    A clock that was set back makes nothing fresh for longer than its lifetime. ``key`` tells the tag from others.
 
     Spec: https://www.rfc-editor.org/rfc/rfc9111.html#section-4.2
     """
     if stored is None:
         return Fetch()
-    remaining_seconds = stored.confirmed_at + lifetime.fresh_seconds - now
-    if 0 < remaining_seconds <= lifetime.fresh_seconds:
+    fresh_seconds = lifetime.fresh_seconds_of(key)
+    remaining_seconds = stored.confirmed_at + fresh_seconds - now
+    if 0 < remaining_seconds <= fresh_seconds:
         return Serve(stored, int(remaining_seconds))
     stale_for_seconds = max(0, -int(remaining_seconds))
-    return Revalidate(stored, stale_for_seconds <= lifetime.stale_seconds, stale_for_seconds)
+    longest_seconds = lifetime.fresh_seconds - fresh_seconds + lifetime.stale_seconds
+    return Revalidate(stored, stale_for_seconds <= longest_seconds, stale_for_seconds)

@@ -153,10 +153,14 @@ class BlobStore(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """A repository is known to hold this content; ``media_type`` is the upstream's, for a manifest."""
+    """A repository is known to hold this content; ``media_type`` is the upstream's, for a manifest.
+
+    ``is_private``: a credential was shown to get it, so that the upstream has to be asked from time to time.
+    """
 
     descriptor: Descriptor
     is_manifest: bool
+    is_private: bool = False
 
 
 class Index(Protocol):
@@ -180,6 +184,18 @@ class Index(Protocol):
 
     async def put_held(self, repository: Repository, held: Sequence[Held]) -> None:
         """Link content to a repository that an upstream has shown to hold it."""
+        ...
+
+    async def drop_held(self, repository: Repository, digest: Digest) -> None:
+        """Forget that a repository holds the content."""
+        ...
+
+    async def find_confirmed(self, repository: Repository) -> float | None:
+        """Return when the upstream last gave or confirmed private content of a repository (since the epoch)."""
+        ...
+
+    async def put_confirmed(self, repository: Repository, at: float) -> None:
+        """Remember that it just has."""
         ...
 
     async def tags_of(self, repository: Repository) -> Sequence[str]:
@@ -219,6 +235,18 @@ class Locks(Protocol):
         ...
 
 
+class Notes(Protocol):
+    """Short texts by key that the worker processes of one cache leave for each other; one that is lost is no harm."""
+
+    async def find_note(self, key: str) -> str | None:
+        """Return what was noted last."""
+        ...
+
+    async def put_note(self, key: str, text: str) -> None:
+        """Leave a note, in place of an earlier one."""
+        ...
+
+
 class BlobStream(Protocol):
     """The rest of a blob, arriving from an upstream."""
 
@@ -251,7 +279,15 @@ class Upstream(Protocol):
 
     @property
     def tag_lifetime(self) -> TagLifetime:
-        """How long its tags are fresh and may be stale."""
+        """How long its tags are fresh and may be stale; longer while little is left of its rate limit."""
+        ...
+
+    def is_at_reserve(self) -> bool:
+        """Say whether what is left of its rate limit is for what is not cached."""
+        ...
+
+    def is_private(self, repository: Repository) -> bool:
+        """Say whether a credential was shown for what this repository has given."""
         ...
 
     def is_struggling(self) -> bool:
@@ -322,6 +358,10 @@ class UpstreamObserver(Protocol):
 
     def upstream_sent(self, upstream: str, kind: Kind, size_bytes: int) -> None:
         """Body bytes arrived."""
+        ...
+
+    def upstream_up(self, upstream: str, *, is_up: bool) -> None:
+        """It is known whether the upstream answers."""
         ...
 
     def auth_failed(self, upstream: str) -> None:

@@ -6,7 +6,7 @@ from mirror.config.load import load
 from mirror.config.settings import (
     CacheConfig,
     Config,
-    Credential,
+    ConfiguredCredential,
     LogConfig,
     LogFormat,
     LogLevel,
@@ -19,7 +19,7 @@ __all__ = [
     "Address",
     "CacheConfig",
     "Config",
-    "Credential",
+    "ConfiguredCredential",
     "LogConfig",
     "LogFormat",
     "LogLevel",

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mirror.config import schema, sources, values
+from mirror.config import schema, secrets, sources, values
 from mirror.config.settings import (
     DOCKER_HUB,
     SECTIONS,
     CacheConfig,
     Config,
-    Credential,
+    ConfiguredCredential,
     Declared,
     LogConfig,
     ServerConfig,
@@ -47,7 +47,16 @@ def load(*, path: Path | None, environ: Mapping[str, str], overrides: Mapping[st
         log=LogConfig(**_section(settled, "log")),
         cache=cache,
         upstreams=_upstreams(settled, environ, cache),
+        docker_config=_docker_config(environ),
     )
+
+
+def _docker_config(environ: Mapping[str, str]) -> Path | None:
+    """Return where Docker's own commands keep their configuration."""
+    if folder := environ.get("DOCKER_CONFIG"):
+        return Path(folder) / "config.json"
+    home = environ.get("HOME")
+    return Path(home) / ".docker" / "config.json" if home else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +137,7 @@ def _check_hostnames(settled: _Settled, upstreams: Iterable[UpstreamConfig]) -> 
                 raise setting.fault(f"has {hostname}, which already selects {owner}")
 
 
-def _credential(settled: _Settled, name: str, environ: Mapping[str, str]) -> Credential | None:
+def _credential(settled: _Settled, name: str, environ: Mapping[str, str]) -> ConfiguredCredential | None:
     def given(key: str) -> list[_Setting]:
         setting = settled.get((UPSTREAMS, name, key))
         return [setting] if setting is not None and setting.value else []
@@ -141,30 +150,25 @@ def _credential(settled: _Settled, name: str, environ: Mapping[str, str]) -> Cre
         raise passwords[0].fault("needs username too")
     if username and not passwords:
         raise username[0].fault("needs password_file, password_env or password too")
-    return Credential(username=username[0].value, password=_password(passwords[0], environ)) if username else None
+    return _read_credential(username[0].value, passwords[0], environ) if username else None
 
 
-def _password(setting: _Setting, environ: Mapping[str, str]) -> str:
+def _read_credential(username: str, setting: _Setting, environ: Mapping[str, str]) -> ConfiguredCredential:
     """Read the password from where the setting says it is; no message shows it."""
-    key = setting.entry.key[-1]
-    if key == "password":
-        return str(setting.value)
-    text = _read_secret(setting) if key == "password_file" else environ.get(setting.value, "")
-    if not text:
-        raise setting.fault(
-            "names a file that is empty" if key == "password_file" else "names a variable that is not set"
-        )
+    match setting.entry.key[-1]:
+        case "password_file":
+            try:
+                password = secrets.read_password_file(setting.value, username=username)
+            except secrets.SecretUnusable as error:
+                raise setting.fault(str(error)) from error
+            return ConfiguredCredential(username=username, password=password, password_file=setting.value)
+        case "password_env":
+            text = environ.get(setting.value, "")
+            if not text:
+                raise setting.fault("names a variable that is not set")
+        case _:
+            text = str(setting.value)
     try:
-        return values.LINE.read(text)
+        return ConfiguredCredential(username=username, password=secrets.check_password(text, username=username))
     except values.Unfit:
         raise setting.fault("names something that is not one line of text") from None
-
-
-def _read_secret(setting: _Setting) -> str:
-    try:
-        text = Path(setting.value).read_text(encoding="utf-8")
-    except OSError as error:
-        raise setting.fault(f"cannot be read: {error.strerror}: {setting.value}") from error
-    except UnicodeDecodeError:
-        raise setting.fault("is not UTF-8 text") from None  # the error holds the content
-    return text.removesuffix("\n")

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 
 from mirror.config import values
 from mirror.config.values import Address, Kind
+from mirror.oci.patterns import RepositoryPattern, Rules
 
 T = TypeVar("T")
 
@@ -97,11 +98,15 @@ class CacheConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Credential:
-    """What an upstream knows us by; ``repr`` leaves the password out."""
+class ConfiguredCredential:
+    """What an upstream knows us by, as its table says; ``repr`` leaves the password out.
+
+    ``password`` is what was read at the start; ``password_file`` is where, if it may be read again.
+    """
 
     username: str
     password: str = field(repr=False)
+    password_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,14 +117,22 @@ class UpstreamConfig:
     endpoints: tuple[str, ...] = field(metadata={_KIND: values.list_of(values.ENDPOINT, minimum=1)})
     default: bool = setting(values.BOOLEAN, default=False)
     hostnames: tuple[str, ...] = setting(values.list_of(values.HOST_AND_PORT), [])
-    credential: Credential | None = None
+    credential: ConfiguredCredential | None = None
+    allow: tuple[RepositoryPattern, ...] = setting(values.list_of(values.REPOSITORY_PATTERN), [])
+    deny: tuple[RepositoryPattern, ...] = setting(values.list_of(values.REPOSITORY_PATTERN), [])
     tag_ttl_seconds: float = field(metadata={_KIND: values.duration()})
     connect_timeout_seconds: float = setting(values.duration(positive=True), "5s")
     read_timeout_seconds: float = setting(values.duration(positive=True), "30s")
     max_connections: int = setting(values.integer(minimum=1), 64)
+    ratelimit_reserve: float = setting(values.PERCENTAGE, "10%")
     ca_file: Path | None = setting(values.optional(values.PATH), "")
     token_hosts: tuple[str, ...] = setting(values.list_of(values.HOST), [])
     search_endpoint: str | None = setting(values.optional(values.ENDPOINT), "")
+
+    @property
+    def rules(self) -> Rules:
+        """Which of its repositories are served."""
+        return Rules(allow=self.allow, deny=self.deny)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +154,13 @@ class Config:
     log: LogConfig
     cache: CacheConfig
     upstreams: Mapping[str, UpstreamConfig]
+    docker_config: Path | None = None
+    """Docker's configuration file, there or not; None where nothing says where it would be."""
+
+    @property
+    def login_file(self) -> Path:
+        """Where ``mirror login`` keeps credentials: with the cache, which the server and the command both know."""
+        return self.cache.dir / "credentials.json"
 
     @property
     def default_upstream(self) -> UpstreamConfig:

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Generic, TypeVar
 from urllib.parse import urlsplit
 
-from mirror.errors import quote
+from mirror.errors import InvalidRequest, quote
+from mirror.oci.patterns import RepositoryPattern
 
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
 
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)([smhd])")
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_PERCENTAGE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,3})?)%")
 _INTEGER = re.compile(r"-?[0-9]{1,15}")
 _PORT = re.compile(r"[0-9]{1,5}")
 _PORT_LIMIT = 65535
@@ -26,6 +28,7 @@ _HOST = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,251}[a-z0-9])?")
 _HOST_AND_PORT = re.compile(rf"(?P<host>{_HOST.pattern})(?::(?P<port>[0-9]{{1,5}}))?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _UNIX_PATH_LIMIT = 107  # bytes in sockaddr_un.sun_path, less the final NUL
+_HUNDRED = 100
 _SHOWN_NUMBER_LIMIT = 10**15
 
 
@@ -144,6 +147,20 @@ def _username(value: object) -> str:
     return text
 
 
+def _percentage(value: object) -> float:
+    match = _PERCENTAGE.fullmatch(value) if isinstance(value, str) else None
+    if match is None or float(match[1]) > _HUNDRED:
+        raise Unfit("a percentage from 0% to 100%", value)
+    return float(match[1]) / _HUNDRED
+
+
+def _repository_pattern(value: object) -> RepositoryPattern:
+    try:
+        return RepositoryPattern.parse(value if isinstance(value, str) else "")
+    except InvalidRequest:
+        raise Unfit("a repository's name, in which * and ** may stand for any part", value) from None
+
+
 def _variable(value: object) -> str:
     if isinstance(value, str) and _VARIABLE.fullmatch(value):
         return value
@@ -250,6 +267,8 @@ BOOLEAN = Kind(_boolean, from_text=lambda text: {"true": True, "false": False}.g
 LINE = Kind(_line)
 USERNAME = Kind(_username)
 VARIABLE = Kind(_variable)
+PERCENTAGE = Kind(_percentage)
+REPOSITORY_PATTERN = Kind(_repository_pattern)
 PATH = Kind(_path)
 HOST = Kind(_host)
 HOST_AND_PORT = Kind(_host_and_port)

@@ -18,6 +18,7 @@ from mirror.ports import Held
 
 if TYPE_CHECKING:
     from mirror.concurrency.single_flight import SingleFlight
+    from mirror.engine.access import Access
     from mirror.engine.downloads import Downloads
     from mirror.engine.refusals import Refusals
     from mirror.oci.digest import Digest
@@ -41,6 +42,7 @@ class Blobs:
         downloads: Downloads,
         flights: SingleFlight[str, Held],
         refusals: Refusals,
+        access: Access,
     ) -> None:
         """Join the parts."""
         self._store = store
@@ -49,6 +51,7 @@ class Blobs:
         self._downloads = downloads
         self._flights = flights
         self._refusals = refusals
+        self._access = access
 
     async def get(
         self, upstream: Upstream, repository: Repository, digest: Digest, *, range_header: str | None
@@ -61,7 +64,7 @@ class Blobs:
             UpstreamError: it is not stored and cannot be fetched.
         """
         await self._refusals.check(_key(repository, digest))
-        held = await self._find_held(repository, digest)
+        held = await self._find_held(upstream, repository, digest)
         stored = await self._find_stored(digest)
         async with AsyncExitStack() as resources:
             if stored is not None:
@@ -83,7 +86,7 @@ class Blobs:
             NotFound, Denied, Remembered, UpstreamError: as ``get``.
         """
         await self._refusals.check(_key(repository, digest))
-        held = await self._find_held(repository, digest)
+        held = await self._find_held(upstream, repository, digest)
         stored = await self._find_stored(digest)
         if stored is not None:
             stored.close()
@@ -141,7 +144,7 @@ class Blobs:
             await self._refusals.remember(_key(download.source.repository, digest), error)
             raise
         if not is_held:
-            await self._link(repository, digest, body.size_bytes)
+            await self._link(upstream, repository, digest, body.size_bytes)
         return body, outcome
 
     async def _open_ahead(
@@ -190,14 +193,25 @@ class Blobs:
 
     # ---- which repository holds it
 
-    async def _find_held(self, repository: Repository, digest: Digest) -> Held | None:
+    async def _find_held(self, upstream: Upstream, repository: Repository, digest: Digest) -> Held | None:
         key = _key(repository, digest)
         held = await self._memory.find(key)
         if held is None:
             held = await self._index.find_held(repository, digest)
             if held is not None:
                 await self._memory.put(key, held)
+        if held is not None and held.is_private and not self._access.is_current(repository):
+            await self._check_access(upstream, repository, digest)
         return held
+
+    async def _check_access(self, upstream: Upstream, repository: Repository, digest: Digest) -> None:
+        """Ask again, after a while, about what was got with a credential; refuse it if the upstream would."""
+        try:
+            await self._access.ensure(upstream, repository, lambda: self._confirm(upstream, repository, digest))
+        except (NotFound, Denied):
+            await self._index.drop_held(repository, digest)
+            await self._memory.drop(_key(repository, digest))
+            raise
 
     async def _confirm(self, upstream: Upstream, repository: Repository, digest: Digest) -> Held:
         """Ask the upstream whether the repository holds the blob, and remember it."""
@@ -206,7 +220,7 @@ class Blobs:
         async def ask() -> Held:
             try:
                 size_bytes = await upstream.find_blob_size(repository, digest)
-                return await self._link(repository, digest, size_bytes)
+                return await self._link(upstream, repository, digest, size_bytes)
             except (NotFound, Denied) as error:
                 await self._refusals.remember(key, error)
                 raise
@@ -214,9 +228,10 @@ class Blobs:
         held, _ = await self._flights.run(key, ask)
         return held
 
-    async def _link(self, repository: Repository, digest: Digest, size_bytes: int | None) -> Held:
+    async def _link(self, upstream: Upstream, repository: Repository, digest: Digest, size_bytes: int | None) -> Held:
         descriptor = Descriptor(media_type=OCTET_STREAM, digest=digest, size_bytes=size_bytes or 0)
-        held = Held(descriptor=descriptor, is_manifest=False)
+        held = Held(descriptor=descriptor, is_manifest=False, is_private=upstream.is_private(repository))
+        await self._access.note(upstream, repository)
         await self._index.put_held(repository, [held])
         await self._memory.put(_key(repository, digest), held)
         return held

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -16,6 +16,7 @@ from mirror.ports import Held
 
 if TYPE_CHECKING:
     from mirror.concurrency.single_flight import SingleFlight
+    from mirror.engine.access import Access
     from mirror.engine.refusals import Refusals
     from mirror.oci.digest import Digest
     from mirror.oci.manifest import Manifest
@@ -27,10 +28,11 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LoadedManifest:
-    """A manifest's bytes and what the upstream says they are."""
+    """A manifest's bytes, what the upstream says they are, and whether it gave them for a credential only."""
 
     descriptor: Descriptor
     body: bytes
+    is_private: bool
 
 
 class Manifests:
@@ -45,6 +47,7 @@ class Manifests:
         locks: Locks,
         flights: SingleFlight[str, tuple[LoadedManifest, Outcome]],
         refusals: Refusals,
+        access: Access,
     ) -> None:
         """Join the parts; ``memory`` is bounded by bytes."""
         self._store = store
@@ -53,6 +56,7 @@ class Manifests:
         self._locks = locks
         self._flights = flights
         self._refusals = refusals
+        self._access = access
 
     async def get(self, upstream: Upstream, repository: Repository, digest: Digest) -> tuple[LoadedManifest, Outcome]:
         """Return a manifest of this repository.
@@ -63,7 +67,7 @@ class Manifests:
         """
         key = f"{repository}@{digest}"
         loaded = await self._memory.find(key)
-        if loaded is not None:
+        if loaded is not None and (not loaded.is_private or self._access.is_current(repository)):
             return loaded, Outcome.HIT
         await self._refusals.check(key)
         (loaded, outcome), was_collapsed = await self._flights.run(
@@ -75,13 +79,13 @@ class Manifests:
     async def fetch_by_tag(self, upstream: Upstream, repository: Repository, tag: Tag) -> Descriptor:
         """Fetch what a tag points at and keep it, from a registry whose HEAD does not say enough."""
         manifest = await upstream.fetch_manifest(repository, tag)
-        await self._keep(repository, manifest)
+        await self._keep(upstream, repository, manifest)
         return _descriptor(manifest)
 
     async def _load(self, upstream: Upstream, repository: Repository, digest: Digest) -> tuple[LoadedManifest, Outcome]:
         loaded = await self._find_held(repository, digest)
         if loaded is not None:
-            return loaded, Outcome.HIT
+            return await self._check_access(upstream, repository, loaded)
         async with self._locks.hold(f"manifest:{repository}@{digest}"):
             loaded = await self._find_held(repository, digest)  # another worker may have fetched it meanwhile
             if loaded is not None:
@@ -97,7 +101,31 @@ class Manifests:
         if held is None or not held.is_manifest:
             return None
         body = await self._read(digest)
-        return None if body is None else LoadedManifest(held.descriptor, body)
+        return None if body is None else LoadedManifest(held.descriptor, body, held.is_private)
+
+    async def _check_access(
+        self, upstream: Upstream, repository: Repository, loaded: LoadedManifest
+    ) -> tuple[LoadedManifest, Outcome]:
+        """Ask again, after a while, about what was got with a credential; refuse it if the upstream would."""
+        if not loaded.is_private:
+            return loaded, Outcome.HIT
+        digest = loaded.descriptor.digest
+
+        async def confirm() -> None:
+            if await upstream.resolve(repository, digest) is None:
+                await upstream.fetch_manifest(repository, digest)
+
+        try:
+            is_confirmed = await self._access.ensure(upstream, repository, confirm)
+        except (NotFound, Denied) as error:
+            await self._index.drop_held(repository, digest)
+            await self._memory.drop(f"{repository}@{digest}")
+            await self._refusals.remember(f"{repository}@{digest}", error)
+            raise
+        if is_confirmed and not upstream.is_private(repository):  # it has become anybody's
+            loaded = replace(loaded, is_private=False)
+            await self._index.put_held(repository, [Held(descriptor=loaded.descriptor, is_manifest=True)])
+        return loaded, Outcome.REVALIDATED if is_confirmed else Outcome.HIT
 
     async def _confirm_or_fetch(
         self, upstream: Upstream, repository: Repository, digest: Digest
@@ -107,11 +135,14 @@ class Manifests:
         confirmed = None if body is None else await upstream.resolve(repository, digest)
         if body is not None and confirmed is not None and confirmed.size_bytes == len(body):
             manifest = parse(body, content_type=confirmed.media_type, digest=digest)
-            await self._link(repository, manifest)
-            return LoadedManifest(_descriptor(manifest), body), Outcome.REVALIDATED
+            await self._link(upstream, repository, manifest)
+            return self._loaded(upstream, repository, manifest), Outcome.REVALIDATED
         manifest = await upstream.fetch_manifest(repository, digest)
-        await self._keep(repository, manifest)
-        return LoadedManifest(_descriptor(manifest), manifest.body), Outcome.MISS
+        await self._keep(upstream, repository, manifest)
+        return self._loaded(upstream, repository, manifest), Outcome.MISS
+
+    def _loaded(self, upstream: Upstream, repository: Repository, manifest: Manifest) -> LoadedManifest:
+        return LoadedManifest(_descriptor(manifest), manifest.body, upstream.is_private(repository))
 
     async def _read(self, digest: Digest) -> bytes | None:
         try:
@@ -120,25 +151,28 @@ class Manifests:
             log.error("store.failed", digest=str(digest), error=str(error))
             return None
 
-    async def _keep(self, repository: Repository, manifest: Manifest) -> None:
+    async def _keep(self, upstream: Upstream, repository: Repository, manifest: Manifest) -> None:
         """Store and link; trouble with the store is not the client's."""
         try:
             is_new = await self._store.put(manifest.digest, manifest.body)
         except StorageError as error:
             log.error("store.failed", digest=str(manifest.digest), error=str(error))
             return
-        await self._link(repository, manifest)
+        await self._link(upstream, repository, manifest)
         if is_new:
             await self._index.count_stored(Kind.MANIFEST, len(manifest.body))
 
-    async def _link(self, repository: Repository, manifest: Manifest) -> None:
+    async def _link(self, upstream: Upstream, repository: Repository, manifest: Manifest) -> None:
         """Remember that the repository holds the manifest and its blobs.
 
         Not what an index lists: registries take an index whose manifests they do not have, so that anybody could
         name another's private manifest there. Each is linked when the upstream gives it for this repository.
         """
-        held = [Held(descriptor=blob, is_manifest=False) for blob in manifest.blobs]
-        await self._index.put_held(repository, [*held, Held(descriptor=_descriptor(manifest), is_manifest=True)])
+        is_private = upstream.is_private(repository)
+        held = [Held(descriptor=blob, is_manifest=False, is_private=is_private) for blob in manifest.blobs]
+        held.append(Held(descriptor=_descriptor(manifest), is_manifest=True, is_private=is_private))
+        await self._index.put_held(repository, held)
+        await self._access.note(upstream, repository)
 
 
 def _descriptor(manifest: Manifest) -> Descriptor:

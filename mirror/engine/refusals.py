@@ -28,6 +28,7 @@ class Refusals:
         self._memory = memory
         self._clock = clock
         self._ttl_seconds = ttl_seconds
+        self._generation = 0
 
     async def check(self, key: str) -> None:
         """Raise what was answered for this key a moment ago.
@@ -35,7 +36,7 @@ class Refusals:
         Raises:
             Remembered: with the first answer in it.
         """
-        refusal = await self._memory.find(key)
+        refusal = await self._memory.find(self._key(key))
         if refusal is None:
             return
         remaining_seconds = refusal.until - self._clock()
@@ -47,4 +48,11 @@ class Refusals:
         if self._ttl_seconds > 0:
             # a new one: the one just raised holds the frames of whoever it went through
             refusal = Refusal(type(error)(str(error)), self._clock() + self._ttl_seconds)
-            await self._memory.put(key, refusal, ttl_seconds=self._ttl_seconds)
+            await self._memory.put(self._key(key), refusal, ttl_seconds=self._ttl_seconds)
+
+    def forget_all(self) -> None:
+        """Ask anew about everything: a credential has changed."""
+        self._generation += 1
+
+    def _key(self, key: str) -> str:
+        return f"{self._generation}:{key}"

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, assert_never
 
 import structlog
 
-from mirror.errors import Denied, NotFound, UpstreamError
+from mirror.errors import Denied, NotFound, RateLimited, UpstreamError
 from mirror.http.cache_status import Outcome
 from mirror.policy import Fetch, Revalidate, Serve, StoredTag, decide
 
 if TYPE_CHECKING:
     from mirror.concurrency.single_flight import SingleFlight
+    from mirror.engine.access import Access
     from mirror.engine.manifests import Manifests
     from mirror.engine.refusals import Refusals
     from mirror.oci.descriptor import Descriptor
@@ -48,6 +49,7 @@ class Tags:
         flights: SingleFlight[str, StoredTag],
         manifests: Manifests,
         refusals: Refusals,
+        access: Access,
         clock: Clock,
     ) -> None:
         """Join the parts."""
@@ -57,6 +59,7 @@ class Tags:
         self._flights = flights
         self._manifests = manifests
         self._refusals = refusals
+        self._access = access
         self._clock = clock
         self._overdue: set[str] = set()
 
@@ -68,9 +71,9 @@ class Tags:
             UpstreamError: it cannot answer, and nothing is stored that could stand in.
         """
         key = f"{repository}:{tag}"
-        decision = self._decide(await self._memory.find(key), upstream)
+        decision = self._decide(key, await self._memory.find(key), upstream)
         if not isinstance(decision, Serve):  # what another worker was told since counts for more
-            decision = self._decide(await self._recall(key, repository, tag), upstream)
+            decision = self._decide(key, await self._recall(key, repository, tag), upstream)
         match decision:
             case Serve():
                 return Resolved(decision.stored.descriptor, Outcome.HIT, decision.ttl_seconds)
@@ -82,8 +85,8 @@ class Tags:
             case _:
                 assert_never(decision)
 
-    def _decide(self, stored: StoredTag | None, upstream: Upstream) -> Decision:
-        return decide(stored, now=self._clock(), lifetime=upstream.tag_lifetime)
+    def _decide(self, key: str, stored: StoredTag | None, upstream: Upstream) -> Decision:
+        return decide(stored, now=self._clock(), lifetime=upstream.tag_lifetime, key=key)
 
     async def _recall(self, key: str, repository: Repository, tag: Tag) -> StoredTag | None:
         await self._refusals.check(key)
@@ -124,13 +127,14 @@ class Tags:
     async def _refresh(self, key: str, upstream: Upstream, repository: Repository, tag: Tag) -> StoredTag:
         async with self._locks.hold(f"tag:{key}"):
             stored = await self._index.find_tag(repository, tag)
-            decision = self._decide(stored, upstream)
+            decision = self._decide(key, stored, upstream)
             if isinstance(decision, Serve):  # another worker has asked while this one waited
                 await self._memory.put(key, decision.stored)
                 return decision.stored
             try:
                 descriptor = await upstream.resolve(repository, tag)
                 if descriptor is None:
+                    _spare_the_reserve(upstream, repository, stored)
                     descriptor = await self._manifests.fetch_by_tag(upstream, repository, tag)
                 elif stored is not None and descriptor.digest != stored.descriptor.digest:
                     # a tag moves when its new manifest is here: Docker Hub's limit spares HEAD and refuses GET
@@ -140,7 +144,17 @@ class Tags:
                 await self._index.drop_tag(repository, tag)
                 await self._refusals.remember(key, error)
                 raise
+            await self._access.note(upstream, repository)
             stored = StoredTag(descriptor=descriptor, confirmed_at=self._clock())
             await self._index.put_tag(repository, tag, stored)
             await self._memory.put(key, stored)
             return stored
+
+
+def _spare_the_reserve(upstream: Upstream, repository: Repository, stored: StoredTag | None) -> None:
+    """Ask nothing that is counted about a tag that is cached, while little is left of the upstream's limit."""
+    if stored is not None and upstream.is_at_reserve():
+        message = (
+            f"{upstream.name}'s limit is nearly reached: {repository.name} is not asked about by a counted request"
+        )
+        raise RateLimited(message, upstream=upstream.name, retry_after_seconds=None)

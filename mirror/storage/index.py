@@ -4,9 +4,11 @@ Everything is JSON text: diskcache would pickle any other value, and a pickle in
 can write there (CVE-2025-69872). Nothing here is worth failing a pull for: an index that cannot be read knows nothing.
 
     facts          tag:<repository>:<tag>          -> digest, mediaType, size, confirmed
-                   held:<repository>@<digest>      -> mediaType, size, manifest
+                   held:<repository>@<digest>      -> mediaType, size, manifest, private
                    tags:<repository>               -> names
+                   confirmed:<repository>          -> when its private content was last confirmed
                    total:<kind>, total:bytes       -> integers
+                   note:<key>                      -> what workers tell each other
     repositories   <repository>                    -> 1; apart, so that its keys in order are the catalog
 """
 
@@ -158,7 +160,9 @@ class DiskIndex:
             return None
         return _read(
             document | {"digest": str(digest)},
-            lambda it: Held(descriptor=_descriptor(it), is_manifest=bool(it["manifest"])),
+            lambda it: Held(
+                descriptor=_descriptor(it), is_manifest=bool(it["manifest"]), is_private=bool(it.get("private", True))
+            ),
         )
 
     async def put_held(self, repository: Repository, held: Sequence[Held]) -> None:
@@ -169,6 +173,7 @@ class DiskIndex:
                     "mediaType": one.descriptor.media_type,
                     "size": one.descriptor.size_bytes,
                     "manifest": one.is_manifest,
+                    "private": one.is_private,
                 }
             )
             for one in held
@@ -180,6 +185,34 @@ class DiskIndex:
             for key, text in rows.items():
                 self._facts.set(key, text)
         self._repositories.set(repository, 1, retry=True)
+
+    async def drop_held(self, repository: Repository, digest: Digest) -> None:
+        """Forget that a repository holds the content."""
+        await self._run(self._delete, f"held:{repository}@{digest}")
+
+    def _delete(self, key: str) -> None:
+        self._facts.delete(key, retry=True)
+
+    async def find_confirmed(self, repository: Repository) -> float | None:
+        """Return when the upstream last gave or confirmed private content of a repository (since the epoch)."""
+        text = await self._run(self._facts.get, f"confirmed:{repository}")
+        return None if text is None else _read(text, float)
+
+    async def put_confirmed(self, repository: Repository, at: float) -> None:
+        """Remember that it just has."""
+        await self._run(self._set, f"confirmed:{repository}", repr(at))
+
+    async def find_note(self, key: str) -> str | None:
+        """Return what a worker noted last."""
+        text = await self._run(self._facts.get, f"note:{key}")
+        return None if text is None else str(text)
+
+    async def put_note(self, key: str, text: str) -> None:
+        """Leave a note for the other workers."""
+        await self._run(self._set, f"note:{key}", text)
+
+    def _set(self, key: str, text: str) -> None:
+        self._facts.set(key, text, retry=True)
 
     async def tags_of(self, repository: Repository) -> Sequence[str]:
         """Return the tags known of a repository, in lexical order."""

@@ -58,7 +58,7 @@ class Metrics:
         )
         self._upstream_up = Gauge(
             "mirror_upstream_up",
-            "Whether the last request to the upstream was answered.",
+            "Whether the upstream answers, by any of its endpoints.",
             ("upstream",),
             registry=registry,
             multiprocess_mode="mostrecent",
@@ -124,7 +124,10 @@ class Metrics:
         """One request was answered, or failed (``code`` is then ``error``)."""
         self._upstream_requests.labels(upstream, kind.value, method, code).inc()
         self._upstream_seconds.labels(upstream, kind.value).observe(seconds)
-        self._upstream_up.labels(upstream).set(0 if code == "error" or code.startswith("5") else 1)
+
+    def upstream_up(self, upstream: str, *, is_up: bool) -> None:
+        """It is known whether the upstream answers."""
+        self._upstream_up.labels(upstream).set(int(is_up))
 
     def upstream_sent(self, upstream: str, kind: Kind, size_bytes: int) -> None:
         """Body bytes arrived."""

@@ -1,13 +1,16 @@
-"""What to send in ``Authorization``, remembered for each origin: challenges, tokens and refusals.
+"""What to send in ``Authorization``, remembered for each origin: challenges, tokens, and who may see a credential.
 
     unknown ──401 with a challenge──► known ──► Bearer: a token for the repository ──401──► one new token ──► the answer
                                         └─────► Basic: the credential itself
 
-A credential goes only where the configuration's endpoints lead, never to the origin of a redirect.
+A credential goes only where the configuration's endpoints lead, never to the origin of a redirect. One that is refused
+(`mirror.upstream.standing`) is left alone, and requests go without it: public content needs none.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections import OrderedDict
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -15,30 +18,44 @@ from typing import TYPE_CHECKING
 import structlog
 from yarl import URL
 
-from mirror.errors import Denied, NotFound
+from mirror.errors import Denied, NotFound, UpstreamFailed, UpstreamUnreachable
 from mirror.upstream.realms import may_be_asked, may_get_credential
-from mirror.upstream.tokens import Token, TokenRefused, TokenRequest, basic_authorization, request_token
+from mirror.upstream.tokens import Token, TokenRefused, TokenRequest, TokenService, basic_authorization
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mirror.concurrency.single_flight import SingleFlight
-    from mirror.config import Credential, UpstreamConfig
+    from mirror.config import UpstreamConfig
+    from mirror.credentials import Credential
+    from mirror.credentials.sources import CredentialSource
     from mirror.http.challenge import Challenge
-    from mirror.ports import Clock, Memory, UpstreamObserver
+    from mirror.ports import Clock, Memory
     from mirror.upstream.sessions import Sessions
+    from mirror.upstream.standing import Standing
 
 log = structlog.get_logger(__name__)
 
-_REFUSED_SECONDS = 300.0  # a credential that was refused is left alone: some services ban whoever keeps trying
+_REPOSITORIES = 10_000  # of which is remembered whether a credential opened them
+_FRESH_SECONDS = 5.0  # a token that is younger is not to blame for a refusal
+_CREDENTIALS = 2  # a program or a cloud may have another one when the first is refused
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class Known:
     """What an origin asks for."""
 
     realm: URL | None  # None: Basic
-    service: str | None
+    service: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Authorization:
+    """The header's value; whether it is too new to be blamed for a refusal; the credential behind it, if one is."""
+
+    value: str
+    is_fresh: bool
+    credential: Credential | None
 
 
 class Authenticator:
@@ -48,26 +65,30 @@ class Authenticator:
         self,
         config: UpstreamConfig,
         sessions: Sessions,
+        source: CredentialSource,
+        standing: Standing,
         *,
-        tokens: Memory[str],
+        tokens: Memory[Token],
         flights: SingleFlight[str, Token | TokenRefused],
-        observer: UpstreamObserver,
         clock: Clock,
     ) -> None:
         """Join the parts; ``tokens`` and ``flights`` may serve several upstreams."""
         self._config = config
         self._sessions = sessions
+        self._source = source
+        self._standing = standing
         self._tokens = tokens
         self._flights = flights
-        self._observer = observer
         self._clock = clock
-        self._known: dict[URL, _Known] = {}
+        limit_seconds = config.read_timeout_seconds
+        self._service = TokenService(sessions, clock, upstream=config.name, time_limit_seconds=limit_seconds)
+        self._known: dict[URL, Known] = {}
         self._own_origins = frozenset(URL(endpoint).origin() for endpoint in config.endpoints)
-        self._refused_until = 0.0
+        self._opened: OrderedDict[str, bool] = OrderedDict()
 
-    def knows(self, origin: URL) -> bool:
-        """Say whether the origin has told what it asks for."""
-        return origin in self._known
+    def known(self, origin: URL) -> Known | None:
+        """Return what an origin has told that it asks for."""
+        return self._known.get(origin)
 
     def learn(self, origin: URL, challenges: Iterable[Challenge]) -> bool:
         """Remember the first usable challenge, Bearer before Basic; False when there is none."""
@@ -77,11 +98,11 @@ class Authenticator:
         for challenge in usable:
             if challenge.scheme == "basic":
                 # Harbor asks for Basic when it does not like a token: what it wants is a new one
-                self._known.setdefault(origin, _Known(realm=None, service=None))
+                self._known.setdefault(origin, Known(realm=None))
                 return True
             realm = _parse_url(challenge.parameters.get("realm", ""))
             if realm is not None and may_be_asked(realm, origin):
-                self._known[origin] = _Known(realm=realm, service=challenge.parameters.get("service"))
+                self._known[origin] = Known(realm=realm, service=challenge.parameters.get("service"))
                 return True
         return False
 
@@ -91,100 +112,177 @@ class Authenticator:
         if known is not None and known.realm is not None and {one.scheme for one in challenges} == {"basic"}:
             del self._known[origin]
 
-    async def authorization(self, origin: URL, repository: str, *, refused: str | None = None) -> str | None:
-        """Return the header's value for a request about one repository; None where nothing is known to be asked for.
+    def is_opened_by_credential(self, repository: str) -> bool:
+        """Say whether a credential was shown the last time that this repository was asked about."""
+        return self._opened.get(repository, True)
+
+    async def authorization(
+        self, origin: URL, repository: str, *, refused: Authorization | None = None
+    ) -> Authorization | None:
+        """Return what to send with a request about one repository; None where nothing is known to be asked for.
 
         Args:
             origin: scheme, host and port that the request goes to.
             repository: what the token is for.
-            refused: the value that was just answered with 401, not to be given again.
+            refused: what was just answered with 401, not to be given again.
 
         Raises:
             NotFound, Denied: the token service refuses everybody.
             UpstreamError: the token service cannot be asked.
         """
         known = self._known.get(origin)
-        if known is None:
-            return None
-        if known.realm is None:
-            return await self._basic(origin, refused)
-        credential = self._credential_for(origin, known.realm)
-        token = await self._token(known, known.realm, repository, credential, refused)
-        return f"Bearer {token}"
+        found = None
+        if known is not None and known.realm is None:
+            found = await self._basic(origin, refused)
+        elif known is not None and known.realm is not None:
+            found = await self._bearer(origin, known, known.realm, repository, refused)
+        if origin in self._own_origins:
+            self._note_opened(repository, found)
+        return found
 
-    async def _basic(self, origin: URL, refused: str | None) -> str | None:
-        credential = self._config.credential
-        if credential is None or origin not in self._own_origins or self._is_refused():
-            return None
-        value = basic_authorization(credential)
-        if value == refused:
-            if not await self._opens_registry(origin, value):
-                self._note_refusal()
-            return None
-        return value
+    def _note_opened(self, repository: str, found: Authorization | None) -> None:
+        self._opened[repository] = found is not None and found.credential is not None
+        self._opened.move_to_end(repository)
+        if len(self._opened) > _REPOSITORIES:
+            self._opened.popitem(last=False)
 
-    async def _opens_registry(self, origin: URL, value: str) -> bool:
-        """Say whether a credential that opens no repository opens the registry: that one may be another's."""
-        ping = self._sessions.current.get(origin / "v2/", headers={"Authorization": value}, allow_redirects=False)
+    # ---- Basic
+
+    async def _basic(self, origin: URL, refused: Authorization | None) -> Authorization | None:
+        for _ in range(_CREDENTIALS):
+            credential = await self._find_credential(origin, None)
+            if credential is None:
+                return None
+            value = basic_authorization(credential)
+            is_blamed = refused is not None and refused.value == value
+            if is_blamed and self._standing.is_surely_accepted(credential):
+                return None  # it opens the registry: this repository may be another's
+            async with self._standing.trying(credential) as may_be_shown:
+                if may_be_shown and await self._is_accepted(origin, credential, ask=is_blamed):
+                    return None if is_blamed else Authorization(value, is_fresh=False, credential=credential)
+        return None
+
+    async def _is_accepted(self, origin: URL, credential: Credential, *, ask: bool) -> bool:
+        if self._standing.is_accepted(credential) and not ask:
+            return True
+        if await self.opens_registry(origin, basic_authorization(credential)):
+            self._standing.note_accepted(credential)
+            return True
+        await self._note_refused(credential)
+        return False
+
+    async def opens_registry(self, origin: URL, authorization: str) -> bool:
+        """Ask ``/v2/`` whether somebody is let in at all.
+
+        Raises:
+            UpstreamFailed: it cannot tell now.
+        """
+        headers = {"Authorization": authorization}
+        ping = self._sessions.current.get(origin / "v2/", headers=headers, allow_redirects=False)
         async with ping as response:
+            if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR or response.status == HTTPStatus.TOO_MANY_REQUESTS:
+                message = f"{self._config.name} answered {response.status} to a login"
+                raise UpstreamFailed(message, upstream=self._config.name)
             return response.status not in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
 
-    def _credential_for(self, origin: URL, realm: URL) -> Credential | None:
-        credential = self._config.credential
-        if credential is None or origin not in self._own_origins or self._is_refused():
+    # ---- Bearer
+
+    async def _bearer(
+        self, origin: URL, known: Known, realm: URL, repository: str, refused: Authorization | None
+    ) -> Authorization:
+        shown: Credential | None = None
+        for _ in range(_CREDENTIALS):
+            credential = await self._find_credential(origin, realm)
+            if credential is None or credential == shown:  # the same again: it is the repository that is refused
+                break
+            request = TokenRequest(realm=realm, service=known.service, repository=repository, credential=credential)
+            answer = await self._token(request, refused)
+            if isinstance(answer, Token):
+                return self._authorization(answer, credential)
+            shown = credential
+        request = TokenRequest(realm=realm, service=known.service, repository=repository, credential=None)
+        answer = await self._token(request, refused)
+        if isinstance(answer, Token):
+            return self._authorization(answer, None)
+        name = self._config.name
+        message = f"{name} gives no token for {repository} (its token service answered {answer.status})"
+        raise Denied(message) if answer.status == HTTPStatus.FORBIDDEN else NotFound(message)
+
+    def _authorization(self, token: Token, credential: Credential | None) -> Authorization:
+        is_fresh = self._clock() - token.arrived_at < _FRESH_SECONDS
+        return Authorization(f"Bearer {token.text}", is_fresh=is_fresh, credential=credential)
+
+    async def _token(self, request: TokenRequest, refused: Authorization | None) -> Token | TokenRefused:
+        key = f"{self._config.name}|{request.key()}"
+        kept = await self._tokens.find(key)
+        if kept is not None and self._clock() < kept.usable_until and not _is_of(kept, refused):
+            return kept
+        answer, _ = await self._flights.run(key, lambda: self._renew(key, request))
+        return answer
+
+    async def _renew(self, key: str, request: TokenRequest) -> Token | TokenRefused:
+        answer = await self.request_token(request)
+        if isinstance(answer, Token):
+            await self._tokens.put(key, answer, ttl_seconds=answer.usable_until - answer.arrived_at)
+        return answer
+
+    async def request_token(self, request: TokenRequest) -> Token | TokenRefused:
+        """Ask for a token, and take note of what the service thinks of the credential.
+
+        Raises:
+            UpstreamError: the service cannot be asked.
+        """
+        credential = request.credential
+        if credential is None:
+            return await self._service.request(request)
+        try:
+            # the wait for others who try it is limited too
+            async with asyncio.timeout(2 * self._config.read_timeout_seconds):
+                async with self._standing.trying(credential) as may_be_shown:
+                    if not may_be_shown:
+                        return TokenRefused(HTTPStatus.UNAUTHORIZED)
+                    return await self._show(request, credential)
+        except TimeoutError as error:
+            message = f"{self._config.name}'s token service gave no answer in time"
+            raise UpstreamUnreachable(message, upstream=self._config.name) from error
+
+    async def _show(self, request: TokenRequest, credential: Credential) -> Token | TokenRefused:
+        answer = await self._service.request(request)
+        if isinstance(answer, Token):
+            self._standing.note_accepted(credential)
+        elif not self._standing.is_surely_accepted(credential):
+            # GHCR and GitLab refuse a repository here, as they refuse a credential: asking for nothing tells which
+            for_nothing = replace(request, repository=None)
+            asked = None if request.repository is None else await self._service.request(for_nothing)
+            if isinstance(asked, Token):
+                self._standing.note_accepted(credential)
+            else:
+                await self._note_refused(credential)
+        return answer
+
+    # ---- who may see a credential
+
+    async def _find_credential(self, origin: URL, realm: URL | None) -> Credential | None:
+        """Return the credential to show for this origin, to this token service; None to go without."""
+        if origin not in self._own_origins:
             return None
+        credential = await self._source.find()
+        if credential is None or self._standing.is_refused(credential):
+            return None
+        if realm is None:
+            return None if credential.is_identity_token else credential
         if not may_get_credential(realm, origin, self._config.token_hosts):
             log.warning("upstream.realm_untrusted", upstream=self._config.name, realm=realm.host)
             return None
         return credential
 
-    async def _token(
-        self, known: _Known, realm: URL, repository: str, credential: Credential | None, refused: str | None
-    ) -> str:
-        request = TokenRequest(realm=realm, service=known.service, repository=repository, credential=credential)
-        key = f"{self._config.name}|{request.key()}"
-        kept = await self._tokens.find(key)
-        if kept is not None and f"Bearer {kept}" != refused:
-            return kept
-        answer, _ = await self._flights.run(key, lambda: self._renew(key, request))
-        if isinstance(answer, Token):
-            return answer.text
-        if credential is not None:
-            if not await self._gets_token(replace(request, repository=None)):
-                self._note_refusal()
-            return await self._token(known, realm, repository, None, refused)
-        message = f"{self._config.name} gives no token for {repository} (its token service answered {answer.status})"
-        raise Denied(message) if answer.status == HTTPStatus.FORBIDDEN else NotFound(message)
+    async def _note_refused(self, credential: Credential) -> None:
+        self._source.forget(credential)
+        await self._standing.note_refused(credential)
 
-    async def _renew(self, key: str, request: TokenRequest) -> Token | TokenRefused:
-        answer = await self._ask(request)
-        if isinstance(answer, Token):
-            await self._tokens.put(key, answer.text, ttl_seconds=answer.usable_seconds)
-        return answer
 
-    async def _gets_token(self, request: TokenRequest) -> bool:
-        """Say whether a token service that refuses a repository (GHCR and GitLab do) accepts the credential."""
-        answer, _ = await self._flights.run(f"{self._config.name}|{request.key()}", lambda: self._ask(request))
-        return isinstance(answer, Token)
-
-    async def _ask(self, request: TokenRequest) -> Token | TokenRefused:
-        return await request_token(
-            request,
-            self._sessions,
-            self._clock,
-            upstream=self._config.name,
-            time_limit_seconds=self._config.read_timeout_seconds,
-        )
-
-    def _is_refused(self) -> bool:
-        return self._clock() < self._refused_until
-
-    def _note_refusal(self) -> None:
-        if self._is_refused():
-            return
-        self._refused_until = self._clock() + _REFUSED_SECONDS
-        self._observer.auth_failed(self._config.name)
-        log.warning("upstream.credential_refused", upstream=self._config.name, next_try_seconds=_REFUSED_SECONDS)
+def _is_of(token: Token, authorization: Authorization | None) -> bool:
+    return authorization is not None and authorization.value == f"Bearer {token.text}"
 
 
 def _parse_url(text: str) -> URL | None:

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from mirror.oci.reference import Reference, Repository
     from mirror.oci.requests import Page
     from mirror.policy import TagLifetime
-    from mirror.ports import UpstreamObserver
+    from mirror.ports import Clock, UpstreamObserver
+    from mirror.upstream.auth import Authenticator
     from mirror.upstream.endpoints import Endpoints
     from mirror.upstream.transport import Transport
 
@@ -92,15 +93,19 @@ class RegistryClient:
         self,
         config: UpstreamConfig,
         transport: Transport,
+        auth: Authenticator,
         endpoints: Endpoints,
         *,
         tag_lifetime: TagLifetime,
         observer: UpstreamObserver,
+        clock: Clock,
     ) -> None:
         """Join the parts."""
         self._config = config
         self._transport = transport
+        self._auth = auth
         self._endpoints = endpoints
+        self._clock = clock
         self._tag_lifetime = tag_lifetime
         self._observer = observer
         self._blob_slots = asyncio.Semaphore(max(1, config.max_connections - _KEPT_FOR_SMALL))
@@ -112,12 +117,24 @@ class RegistryClient:
 
     @property
     def tag_lifetime(self) -> TagLifetime:
-        """How long its tags are fresh and may be stale."""
-        return self._tag_lifetime
+        """How long its tags are fresh and may be stale; longer while only the reserve of its rate limit is left."""
+        left = self._reserve_left()
+        return self._tag_lifetime if left is None else self._tag_lifetime.stretched(left)
+
+    def is_at_reserve(self) -> bool:
+        """Say whether what is left of its rate limit is for what is not cached."""
+        return self._reserve_left() is not None
+
+    def _reserve_left(self) -> float | None:
+        return self._endpoints.preferred.limit.reserve_left(self._config.ratelimit_reserve, self._clock())
 
     def is_struggling(self) -> bool:
         """Say whether it has lately failed to answer in time."""
-        return self._endpoints.is_struggling()
+        return not self._endpoints.is_up()
+
+    def is_private(self, repository: Repository) -> bool:
+        """Say whether a credential was shown for what this repository has given."""
+        return self._auth.is_opened_by_credential(repository.name)
 
     def note_wrong_content(self) -> None:
         """Prefer another endpoint, where there is one."""

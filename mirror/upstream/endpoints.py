@@ -1,46 +1,70 @@
-"""The endpoints of one upstream: which to try first, and how patiently."""
+"""The endpoints of one upstream: which to ask, how patiently, which to leave alone.
+
+    up ──no answer in time, or three 5xx in a row──► down ──an answer, to a probe or a request──► up
+
+While another endpoint is up, one that is down is asked nothing but probes, behind the scenes. When all are down they
+are tried all the same, with little patience: the upstream is served again the moment it recovers.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from yarl import URL
 
+from mirror.upstream.limits import RateLimit
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from mirror.ports import Clock
+_ANSWER_SECONDS: Final = (
+    10.0  # for the head of an answer: containerd gives a mirror 30 s, and there may be two attempts
+)
+_SHORT_ANSWER_SECONDS: Final = 2.0
+_ERRORS: Final = 3  # 5xx in a row: one may be about one image only
+_FIRST_PROBE_SECONDS: Final = 1.0
+_LONGEST_PROBE_SECONDS: Final = 60.0
+_PROBES_SKIPPED: Final = 5  # so that the first comes after half a minute
 
-_STRUGGLING_SECONDS = 30.0
-_ANSWER_SECONDS = 10.0  # for the head of an answer: containerd gives a mirror 30 s, and there may be two attempts
-_SHORT_ANSWER_SECONDS = 2.0
 
-
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Endpoint:
-    """One place that answers for an upstream, and when it last failed to answer in time."""
+    """One place that answers for an upstream."""
 
     url: URL
-    struggling_until: float = field(default=0.0)
+    limit: RateLimit = field(default_factory=RateLimit)
+    is_down: bool = False
+    errors: int = 0
+    probes: int = 0
+
+    def rise(self) -> None:
+        """Be up again."""
+        self.is_down = False
+        self.errors = 0
+
+    def next_probe_seconds(self) -> float:
+        """Return how long to wait before it is probed (again)."""
+        return min(_FIRST_PROBE_SECONDS * float(2**self.probes), _LONGEST_PROBE_SECONDS)
 
 
 class Endpoints:
-    """An upstream's endpoints in the operator's order, those that struggle last.
+    """An upstream's endpoints, in the operator's order."""
 
-    One that struggles is still tried, only with little patience: it is served again the moment it recovers.
-    """
-
-    def __init__(self, urls: Sequence[str], clock: Clock, *, read_timeout_seconds: float) -> None:
-        """Take absolute URLs, in order of preference."""
+    def __init__(self, urls: Sequence[str], *, read_timeout_seconds: float, fell: Callable[[Endpoint], None]) -> None:
+        """Take absolute URLs, in order of preference; ``fell`` is called with an endpoint that has just gone down."""
         self._endpoints = [Endpoint(URL(url)) for url in urls]
-        self._clock = clock
         self._patience_seconds = min(read_timeout_seconds, _ANSWER_SECONDS)
+        self._fell = fell
 
     def in_order(self) -> list[Endpoint]:
         """Return what to try, first to last."""
-        now = self._clock()
-        return sorted(self._endpoints, key=lambda endpoint: now < endpoint.struggling_until)
+        return [one for one in self._endpoints if not one.is_down] or list(self._endpoints)
+
+    @property
+    def preferred(self) -> Endpoint:
+        """The one that is tried first."""
+        return self.in_order()[0]
 
     @property
     def patience_seconds_outside(self) -> float:
@@ -49,24 +73,31 @@ class Endpoints:
 
     def patience_seconds(self, endpoint: Endpoint) -> float:
         """Return how long to wait for the head of an answer."""
-        if self._clock() < endpoint.struggling_until:
-            return min(self._patience_seconds, _SHORT_ANSWER_SECONDS)
-        return self._patience_seconds
+        return min(self._patience_seconds, _SHORT_ANSWER_SECONDS) if endpoint.is_down else self._patience_seconds
 
-    def is_struggling(self) -> bool:
-        """Say whether no endpoint has lately answered in time."""
-        now = self._clock()
-        return all(now < endpoint.struggling_until for endpoint in self._endpoints)
+    def is_up(self) -> bool:
+        """Say whether any endpoint answers, as far as is known."""
+        return any(not one.is_down for one in self._endpoints)
 
     def note_silence(self, endpoint: Endpoint) -> None:
-        """Remember that it did not answer in time."""
-        endpoint.struggling_until = self._clock() + _STRUGGLING_SECONDS
+        """Remember that it did not answer, or not in time."""
+        if not endpoint.is_down:
+            endpoint.is_down = True
+            endpoint.probes = 0
+            self._fell(endpoint)
 
-    def note_answer(self, endpoint: Endpoint) -> None:
-        """Remember that it answers again."""
-        endpoint.struggling_until = 0.0
+    def note_answer(self, endpoint: Endpoint, *, is_error: bool) -> None:
+        """Remember that it answered, by a 5xx (``is_error``) or with sense."""
+        if not is_error:
+            endpoint.rise()
+            return
+        endpoint.errors += 1
+        if endpoint.errors >= _ERRORS:
+            self.note_silence(endpoint)
 
     def note_wrong_content(self) -> None:
-        """Prefer another endpoint, where there is one, after content that did not match its digest."""
+        """Leave an endpoint alone, where there is another one, after content that did not match its digest."""
         if len(self._endpoints) > 1:
-            self.note_silence(self.in_order()[0])
+            endpoint = self.preferred
+            self.note_silence(endpoint)
+            endpoint.probes = _PROBES_SKIPPED  # it answers, only not with what was asked for

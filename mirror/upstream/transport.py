@@ -3,11 +3,14 @@
 request ──► endpoint ──► hop ──► 401: one new Authorization ──► answer
                ▲          ▲ └──► 3xx: next hop, no credential on another origin
                └ no answer, 429, 5xx, 404: the next endpoint, where there is one
+
+What an endpoint has said about its rate limit is kept to: until then it is not asked.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,6 +25,7 @@ from mirror.errors import (
     BlobUnknown,
     Denied,
     ManifestUnknown,
+    MirrorError,
     NotFound,
     RateLimited,
     UpstreamError,
@@ -30,17 +34,16 @@ from mirror.errors import (
     UpstreamUnreachable,
 )
 from mirror.http.challenge import parse_challenges
-from mirror.http.retry_after import parse_retry_after
 from mirror.oci.requests import Kind
-from mirror.upstream.limits import read_limit
 from mirror.upstream.tokens import describe
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
     from mirror.config import UpstreamConfig
+    from mirror.http.challenge import Challenge
     from mirror.ports import Clock, UpstreamObserver
-    from mirror.upstream.auth import Authenticator
+    from mirror.upstream.auth import Authenticator, Authorization
     from mirror.upstream.endpoints import Endpoint, Endpoints
     from mirror.upstream.sessions import Sessions
 
@@ -50,6 +53,7 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_HOPS = 10
 _NOT_FOUND = {Kind.MANIFEST: ManifestUnknown, Kind.BLOB: BlobUnknown}
 _SERVER_ERROR = 500
+_ERROR_TEXT_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +68,11 @@ class Call:
     query: Mapping[str, str] = field(default_factory=dict)
     follow: bool = True
     expected: frozenset[int] = frozenset({200})
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether a pull limit counts it: Docker Hub's counts the GET of a manifest."""
+        return self.kind is Kind.MANIFEST and self.method == "GET"
 
     def url(self, endpoint: URL) -> URL:
         """Return the address at one endpoint."""
@@ -138,6 +147,7 @@ class Transport:
         outage: UpstreamError | None = None
         for endpoint in self._endpoints.in_order():
             try:
+                self._keep_to_limit(endpoint, call)
                 return await self._ask(endpoint, call)
             except (NotFound, Denied) as error:
                 refusal = refusal or error
@@ -147,27 +157,37 @@ class Transport:
         # "not there" from one endpoint proves nothing while another, which may have it, cannot answer
         raise outage or refusal or UpstreamFailed(f"{self._name} has no endpoints", upstream=self._name)
 
+    def _keep_to_limit(self, endpoint: Endpoint, call: Call) -> None:
+        wait_seconds = endpoint.limit.wait_seconds(is_counted=call.is_counted, now=self._clock())
+        if wait_seconds > 0:
+            message = f"{self._name} limits its rate; it is asked again in {math.ceil(wait_seconds)} s"
+            raise RateLimited(message, upstream=self._name, retry_after_seconds=wait_seconds)
+
     async def _ask(self, endpoint: Endpoint, call: Call) -> aiohttp.ClientResponse:
         started = time.monotonic()
         code = "error"
         try:
             async with asyncio.timeout(self._endpoints.patience_seconds(endpoint)):
                 response = await self._follow(endpoint, call)
+                text = await self._read_if_limited(response)
             code = str(response.status)
-            self._endpoints.note_answer(endpoint)
-        except TimeoutError as error:
-            self._endpoints.note_silence(endpoint)
-            raise self._unreachable(endpoint.url, error) from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+            self._endpoints.note_answer(endpoint, is_error=response.status >= _SERVER_ERROR)
+        except (aiohttp.ClientError, OSError, ValueError) as error:  # a TimeoutError is an OSError
+            if not isinstance(error, ValueError):  # that is a redirect which makes no sense
+                self._endpoints.note_silence(endpoint)
             raise self._unreachable(endpoint.url, error) from error
         finally:
             self._observer.upstream_answered(self._name, call.kind, call.method, code, time.monotonic() - started)
-        self._note_limit(response)
-        if response.status not in call.expected:
-            try:
+            self._observer.upstream_up(self._name, is_up=code != "error" and not code.startswith("5"))
+        self._note_limit(endpoint, response)
+        try:
+            if response.status == HTTPStatus.TOO_MANY_REQUESTS:
+                raise self._limited(endpoint, call, response, text)
+            if response.status not in call.expected:
                 self._refuse(call, response)
-            finally:
-                response.close()
+        except MirrorError:
+            response.close()
+            raise
         return response
 
     async def _follow(self, endpoint: Endpoint, call: Call) -> aiohttp.ClientResponse:
@@ -188,43 +208,43 @@ class Transport:
     async def _send(self, url: URL, call: Call) -> aiohttp.ClientResponse:
         """Send to one hop; a 401 is answered once, with whatever its challenge asks for."""
         origin = url.origin()
-        value = await self._auth.authorization(origin, call.repository)
-        response = await self._send_once(url, call, value)
-        if response.status != HTTPStatus.UNAUTHORIZED:
+        shown = await self._auth.authorization(origin, call.repository)
+        response = await self._send_once(url, call, shown)
+        if not _is_about_authorization(response, shown):
             return response
-        challenges = parse_challenges(response.headers.getall("WWW-Authenticate", ()))
-        if not self._auth.learn(origin, challenges) and not await self._learn_from_ping(url):
+        challenges = _challenges(response)
+        if response.status == HTTPStatus.UNAUTHORIZED and not await self._learn(url, challenges):
             return response
-        renewed = await self._auth.authorization(origin, call.repository, refused=value)
-        if renewed == value:
+        if shown is not None and shown.is_fresh and _lacks_scope(challenges):
+            return response  # a new token would have no more in it
+        renewed = await self._auth.authorization(origin, call.repository, refused=shown)
+        if renewed == shown or (renewed is None and response.status == HTTPStatus.FORBIDDEN):
             return response
         response.close()
         response = await self._send_once(url, call, renewed)
         if response.status == HTTPStatus.UNAUTHORIZED:
-            self._auth.unlearn(origin, parse_challenges(response.headers.getall("WWW-Authenticate", ())))
+            self._auth.unlearn(origin, _challenges(response))
         return response
 
-    async def _learn_from_ping(self, url: URL) -> bool:
-        """Ask ``/v2/`` for the challenge that some registries (gcr.io) leave out elsewhere."""
+    async def _learn(self, url: URL, challenges: Sequence[Challenge]) -> bool:
+        """Take in what is asked for; from ``/v2/`` where the challenge is left out, as gcr.io has done."""
         origin = url.origin()
-        if self._auth.knows(origin):
+        if self._auth.learn(origin, challenges) or self._auth.known(origin) is not None:
             return True
         async with self._sessions.current.get(origin / "v2/", allow_redirects=False) as response:
-            return self._auth.learn(origin, parse_challenges(response.headers.getall("WWW-Authenticate", ())))
+            return self._auth.learn(origin, _challenges(response))
 
-    async def _send_once(self, url: URL, call: Call, authorization: str | None) -> aiohttp.ClientResponse:
+    async def _send_once(self, url: URL, call: Call, shown: Authorization | None) -> aiohttp.ClientResponse:
         headers = dict(call.headers)
-        if authorization is not None:
-            headers["Authorization"] = authorization
+        if shown is not None:
+            headers["Authorization"] = shown.value
         return await self._sessions.current.request(call.method, url, headers=headers, allow_redirects=False)
 
     def _refuse(self, call: Call, response: aiohttp.ClientResponse) -> NoReturn:
         what = f"{self._name} answered {response.status} for {call.repository or call.path}"
         match response.status:
             case 429:
-                wait_seconds = parse_retry_after(response.headers.get("Retry-After"), self._clock())
-                log.warning("upstream.rate_limited", upstream=self._name, retry_after_seconds=wait_seconds)
-                raise RateLimited(what, upstream=self._name, retry_after_seconds=wait_seconds)
+                raise RateLimited(what, upstream=self._name, retry_after_seconds=None)
             case 403 | 451:
                 raise Denied(what)
             case 400 | 401 | 404 | 405 | 410:
@@ -234,13 +254,51 @@ class Transport:
             case _:
                 raise UpstreamFailed(what, upstream=self._name)
 
-    def _note_limit(self, response: aiohttp.ClientResponse) -> None:
-        limit = read_limit(response.headers.get("RateLimit-Limit"))
-        remaining = read_limit(response.headers.get("RateLimit-Remaining"))
-        if limit is not None or remaining is not None:
-            self._observer.limit_seen(self._name, limit, remaining)
+    async def _read_if_limited(self, response: aiohttp.ClientResponse) -> str:
+        """Return the text of a 429, which may say how long to wait, or only which limit it is."""
+        if response.status != HTTPStatus.TOO_MANY_REQUESTS:
+            return ""
+        body = bytearray()
+        while len(body) < _ERROR_TEXT_BYTES and (chunk := await response.content.readany()):
+            body += chunk
+        return body.decode(errors="replace")
+
+    def _limited(self, endpoint: Endpoint, call: Call, response: aiohttp.ClientResponse, text: str) -> RateLimited:
+        wait_seconds = endpoint.limit.note_refusal(
+            response.headers, text, is_counted=call.is_counted, now=self._clock()
+        )
+        log.warning(
+            "upstream.rate_limited",
+            upstream=self._name,
+            endpoint=str(endpoint.url),
+            retry_after_seconds=round(wait_seconds, 3),
+        )
+        what = f"{self._name} answered 429 for {call.repository}; it is asked again in {math.ceil(wait_seconds)} s"
+        return RateLimited(what, upstream=self._name, retry_after_seconds=wait_seconds)
+
+    def _note_limit(self, endpoint: Endpoint, response: aiohttp.ClientResponse) -> None:
+        limit = endpoint.limit
+        if limit.note_headers(response.headers, self._clock()):
+            self._observer.limit_seen(self._name, limit.limit, limit.remaining)
+        if response.status != HTTPStatus.TOO_MANY_REQUESTS:
+            limit.note_success()
 
     def _unreachable(self, url: URL, error: BaseException) -> UpstreamUnreachable:
         return UpstreamUnreachable(
             f"{self._name} cannot be reached at {url.host}: {describe(error)}", upstream=self._name
         )
+
+
+def _challenges(response: aiohttp.ClientResponse) -> list[Challenge]:
+    return parse_challenges(response.headers.getall("WWW-Authenticate", ()))
+
+
+def _is_about_authorization(response: aiohttp.ClientResponse, shown: Authorization | None) -> bool:
+    """Tell whether another ``Authorization`` might help: after 403 a new password might (Amazon's end), not a token."""
+    if response.status == HTTPStatus.FORBIDDEN:
+        return shown is not None and shown.value.startswith("Basic ")
+    return response.status == HTTPStatus.UNAUTHORIZED
+
+
+def _lacks_scope(challenges: Iterable[Challenge]) -> bool:
+    return any(one.parameters.get("error") == "insufficient_scope" for one in challenges)

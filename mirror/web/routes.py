@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote_to_bytes
 
-from mirror.errors import NameInvalid, NameUnknown, quote
+from mirror.errors import Denied, NameInvalid, NameUnknown, quote
 from mirror.oci.reference import Repository
 from mirror.oci.requests import CatalogRequest, Ping, parse_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mirror.oci.patterns import Rules
     from mirror.oci.requests import Request
     from mirror.ports import Upstream
 
@@ -63,11 +64,19 @@ def read_target(raw_target: str) -> Target:
 class Router:
     """Finds the upstream that a client means; no other host is ever contacted on a client's word."""
 
-    def __init__(self, upstreams: Mapping[str, Upstream], *, default: str, hostnames: Mapping[str, str]) -> None:
-        """Take the configured upstreams by name, the default's name, and upstreams' names by ``Host`` header."""
+    def __init__(
+        self,
+        upstreams: Mapping[str, Upstream],
+        *,
+        default: str,
+        hostnames: Mapping[str, str],
+        rules: Mapping[str, Rules],
+    ) -> None:
+        """Take the configured upstreams by name, the default's name, upstreams' names by ``Host`` header, and rules."""
         self._upstreams = upstreams
         self._default = default
         self._hostnames = hostnames
+        self._rules = rules
 
     @property
     def default(self) -> Upstream:
@@ -80,6 +89,7 @@ class Router:
         Raises:
             InvalidRequest: the path cannot be.
             NameUnknown: no endpoint, or an upstream that is not configured.
+            Denied: a repository that the configuration does not allow, whatever is asked of it.
         """
         prefix, path = self._split_prefix(target.path)
         request = parse_path(path, target.query)
@@ -89,12 +99,15 @@ class Router:
         name, upstream, by_default = self._choose(request.name, namespace, host, prefix)
         if "/" not in name and (by_default or upstream.name == DOCKER_HUB):
             name = f"library/{name}"
-        return Route(
-            request=request,
-            upstream=upstream,
-            repository=Repository(upstream.name, name),
-            namespace=namespace,
-        )
+        repository = Repository(upstream.name, name)
+        if not self.permits(repository):
+            raise Denied(f"this mirror is configured not to serve {name} of {upstream.name}")
+        return Route(request=request, upstream=upstream, repository=repository, namespace=namespace)
+
+    def permits(self, repository: Repository) -> bool:
+        """Tell whether the configuration lets a repository be served."""
+        rules = self._rules.get(repository.upstream)
+        return rules is None or rules.permit(repository.name)
 
     def _split_prefix(self, path: str) -> tuple[str | None, str]:
         """Return the upstream before ``/v2``, if there is one, and what follows it."""

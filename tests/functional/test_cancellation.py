@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from mirror.concurrency.single_flight import SingleFlight
 from mirror.concurrency.supervisor import Supervisor
+from mirror.credentials.sources import CredentialSources
 from mirror.engine.download import Download, Source
 from mirror.errors import MirrorError
 from mirror.oci.digest import Digest
@@ -25,13 +26,12 @@ from mirror.oci.reference import Repository
 from mirror.policy import TagLifetime
 from mirror.storage.blobs import FileBlobStore
 from mirror.storage.files import Layout
+from mirror.storage.index import DiskIndex
+from mirror.storage.locks import FileLocks
 from mirror.storage.memory import HotValues
 from mirror.telemetry.metrics import Metrics
-from mirror.upstream.auth import Authenticator
-from mirror.upstream.client import RegistryClient
-from mirror.upstream.endpoints import Endpoints
+from mirror.upstream.assembly import Shared, make_client
 from mirror.upstream.sessions import Sessions
-from mirror.upstream.transport import Transport
 from tests.support.clock import MovableClock
 from tests.support.faults import Cut, Fault, Redirect
 from tests.support.images import blob
@@ -86,21 +86,23 @@ async def test_a_download_cancelled_at_an_await_leaves_no_trace(tmp_path: Path, 
         layout = Layout(config.cache.dir)
         await asyncio.to_thread(layout.create)
         store = FileBlobStore(layout)
+        index = await asyncio.to_thread(DiskIndex, layout.index)
+        locks = FileLocks(layout.locks)
         metrics = Metrics(CollectorRegistry(), ["docker.io"])
         clock = MovableClock().now
         async with Supervisor(expected=MirrorError) as supervisor, Sessions(one) as sessions:
-            endpoints = Endpoints(one.endpoints, clock, read_timeout_seconds=1)
-            auth = Authenticator(
-                one,
-                sessions,
+            shared = Shared(
+                supervisor=supervisor,
                 tokens=HotValues(limit=1),
                 flights=SingleFlight(supervisor, name="token"),
+                notes=index,
+                locks=locks,
                 observer=metrics,
                 clock=clock,
             )
-            transport = Transport(one, sessions, auth, endpoints, observer=metrics, clock=clock)
+            source_of_none = CredentialSources(config, clock).of(one)
             lifetime = TagLifetime(fresh_seconds=1, stale_seconds=1)
-            upstream = RegistryClient(one, transport, endpoints, tag_lifetime=lifetime, observer=metrics)
+            upstream = make_client(one, sessions, source_of_none, shared, tag_lifetime=lifetime)
 
             async def confirm() -> None:
                 """Need no proof."""
@@ -123,3 +125,5 @@ async def test_a_download_cancelled_at_an_await_leaves_no_trace(tmp_path: Path, 
         async with asyncio.timeout(5):
             while len(open_files()) > len(before):  # connections close in their own time
                 await asyncio.to_thread(os.sched_yield)
+        locks.close()
+        await asyncio.to_thread(index.close)

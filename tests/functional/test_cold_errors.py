@@ -130,6 +130,13 @@ async def test_a_rate_limit_is_503_with_the_time_to_wait(
     assert_refused(answer, 503, "TOOMANYREQUESTS")
     assert answer.headers["Retry-After"] == "17"
     registry.heal()
+    registry.reset_record()
+    client.mirror.clock.advance(10)
+    answer = await client.get(path)
+    assert_refused(answer, 503, "TOOMANYREQUESTS")
+    assert answer.headers["Retry-After"] == "7"
+    assert registry.requests == []  # what it asked for is kept to
+    client.mirror.clock.advance(7)
     assert (await client.get(path)).status == 200
 
 

@@ -24,8 +24,9 @@ MOST_SECONDS = 2.0
 PAST_ITS_TIME_SECONDS = 61
 RECOVERED = re.compile(r"mirror; fwd=stale; fwd-status=200|mirror; hit; ttl=\d+")  # asked for, or behind the scenes
 STALE = re.compile(r"mirror; hit; ttl=-\d+; detail=stale-if-error")
+RETRY_AFTER_SECONDS = 60
 FAULTS: Mapping[str, Sequence[Action]] = {
-    "429": [Status(status=429, code="TOOMANYREQUESTS", headers={"Retry-After": "60"})],
+    "429": [Status(status=429, code="TOOMANYREQUESTS", headers={"Retry-After": str(RETRY_AFTER_SECONDS)})],
     "500": [Status(status=500)],
     "503 with a page": [Status(status=503, body=HTML_PAGE, headers={"Content-Type": "text/html"})],
     "a page": [Status(status=200, body=HTML_PAGE, headers={"Content-Type": "text/html"})],
@@ -77,6 +78,8 @@ async def test_a_fault_is_not_noticed_and_its_end_at_once(
     assert_stale(await pull_all(warm))
     registry.heal()
     await registry.until(lambda: all(request.finished for request in registry.requests))
+    if name == "429":
+        warm.mirror.clock.advance(RETRY_AFTER_SECONDS)
     for head, _ in await pull_all(warm):
         assert RECOVERED.fullmatch(head.cache_status)
     assert registry.count(kind="blob", method="GET") == len(IMAGE.blobs) + len(INDEX.image("arm64").blobs)

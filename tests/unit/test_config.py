@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mirror.config import (
     CacheConfig,
     Config,
-    Credential,
+    ConfiguredCredential,
     LogConfig,
     LogFormat,
     LogLevel,
@@ -195,17 +195,19 @@ HUB = '[upstreams."docker.io"]\nusername = "somebody"\n'
 def test_a_password_from_a_file_loses_its_line_break(configure: Load, content: str) -> None:
     Path("secret").write_text(content, encoding="utf-8", newline="")
     credential = configure(HUB + 'password_file = "secret"\n').default_upstream.credential
-    assert credential == Credential(username="somebody", password="s3cret")
+    assert credential == ConfiguredCredential(
+        username="somebody", password="s3cret", password_file=Path("secret")
+    )
 
 
 def test_a_password_from_a_variable(configure: Load) -> None:
     config = configure(HUB + 'password_env = "HUB_TOKEN"\n', environ={"HUB_TOKEN": "s3cret"})
-    assert config.default_upstream.credential == Credential(username="somebody", password="s3cret")
+    assert config.default_upstream.credential == ConfiguredCredential(username="somebody", password="s3cret")
 
 
 def test_a_password_in_a_private_file(configure: Load) -> None:
     credential = configure(HUB + 'password = "s3cret"\n').default_upstream.credential
-    assert credential == Credential(username="somebody", password="s3cret")
+    assert credential == ConfiguredCredential(username="somebody", password="s3cret")
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644])
@@ -608,4 +610,4 @@ def test_the_documented_example_is_a_configuration(configure: Load) -> None:
     Path("hub").write_text("s3cret\n", encoding="utf-8")
     config = configure(example_file[1].replace("/run/secrets/hub", "hub"))
     assert config.server.workers == 2
-    assert config.default_upstream.credential == Credential(username="somebody", password="s3cret")
+    assert config.default_upstream.credential == ConfiguredCredential(username="somebody", password="s3cret")

@@ -29,7 +29,7 @@ class Named:
 
 UPSTREAMS = {name: cast("Upstream", Named(name)) for name in ("docker.io", "ghcr.io", "own.example:5000")}
 HOSTNAMES = {"ghcr.mirror.test": "ghcr.io", "hub.mirror.test:8080": "docker.io"}
-ROUTER = Router(UPSTREAMS, default="docker.io", hostnames=HOSTNAMES)
+ROUTER = Router(UPSTREAMS, default="docker.io", hostnames=HOSTNAMES, rules={})
 
 parts = st.from_regex(r"[a-z0-9]{1,8}([._-][a-z0-9]{1,8})?", fullmatch=True)
 names = st.lists(parts, min_size=2, max_size=4).map("/".join)

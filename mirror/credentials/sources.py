@@ -1,0 +1,172 @@
+"""Finding an upstream's credential: its own keys, what `mirror login` stored, Docker's configuration, the cloud's.
+
+The first that knows one is used. Files are looked at every second or so (`poll`), so that a credential that changes on
+disk needs no restart; what a program or a cloud has answered is kept until it is refused or ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from mirror.config.secrets import SecretUnusable, read_password_file
+from mirror.credentials import ecr, login_file
+from mirror.credentials.credential import Credential
+from mirror.credentials.docker_config import DockerConfig, made_of, server_names
+from mirror.credentials.ecr import EcrFailed
+from mirror.credentials.files import FileUnusable, WatchedFile
+from mirror.credentials.helpers import HelperFailed, ask_helper
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from mirror.config import Config, UpstreamConfig
+    from mirror.ports import Clock
+
+log = structlog.get_logger(__name__)
+
+POLL_SECONDS: Final = 1.0
+_KEPT_SECONDS: Final = 60.0  # that somebody knows no credential, or cannot be asked
+_USED_SHARE: Final = 0.9  # of a password's life
+_FOR_EVER: Final = float("inf")
+_OWN_PLACE: Final = "the configuration"
+_DOCKER_PLACE: Final = "Docker's configuration"
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What a program or a cloud has answered, and until when that is good (seconds since the epoch)."""
+
+    credential: Credential | None
+    until: float
+
+
+class CredentialSource:
+    """The credential of one upstream."""
+
+    def __init__(
+        self,
+        upstream: UpstreamConfig,
+        *,
+        own: WatchedFile[Credential] | None,
+        login: WatchedFile[DockerConfig],
+        docker: WatchedFile[DockerConfig] | None,
+        clock: Clock,
+    ) -> None:
+        """Join the places to look in; ``own`` is the upstream's ``password_file``."""
+        self._upstream = upstream
+        self._own = own
+        self._login = login
+        self._docker = docker
+        self._clock = clock
+        self._names = server_names(upstream)
+        self._region = ecr.find_region(upstream.name)
+        self._kept: dict[tuple[str, str], _Kept] = {}
+        self._asking = asyncio.Lock()
+
+    async def find(self) -> Credential | None:
+        """Return the credential to use now."""
+        return self._in_files() or await self._by_helper() or self._in_docker_auths() or await self._from_amazon()
+
+    def forget(self, credential: Credential) -> None:
+        """Ask for it anew the next time, since it was refused."""
+        self._kept = {key: kept for key, kept in self._kept.items() if kept.credential != credential}
+
+    def _in_files(self) -> Credential | None:
+        configured = self._upstream.credential
+        if configured is not None:
+            if self._own is not None and self._own.content is not None:
+                return self._own.content
+            return made_of(configured.username, configured.password, place=_OWN_PLACE)
+        stored = self._login.content
+        return None if stored is None else stored.find([self._upstream.name])
+
+    def _in_docker_auths(self) -> Credential | None:
+        docker = None if self._docker is None else self._docker.content
+        return None if docker is None else docker.find(self._names)
+
+    async def _by_helper(self) -> Credential | None:
+        docker = None if self._docker is None else self._docker.content
+        asked = None if docker is None else docker.find_helper(self._names)
+        if asked is None:
+            return None
+        async with self._asking:
+            kept = self._find_kept(asked)
+            return self._keep(asked, *(await self._ask(*asked))) if kept is None else kept.credential
+
+    async def _ask(self, helper: str, server: str) -> tuple[Credential | None, float]:
+        try:
+            credential = await ask_helper(helper, server)
+        except HelperFailed as error:
+            log.warning("credentials.helper_failed", upstream=self._upstream.name, error=str(error))
+            credential = None
+        return credential, _FOR_EVER if credential is not None else self._clock() + _KEPT_SECONDS
+
+    async def _from_amazon(self) -> Credential | None:
+        if self._region is None:
+            return None
+        key = ("ecr", self._region)
+        async with self._asking:
+            kept = self._find_kept(key)
+            return self._keep(key, *(await self._fetch(self._region))) if kept is None else kept.credential
+
+    async def _fetch(self, region: str) -> tuple[Credential | None, float]:
+        now = self._clock()
+        try:
+            made = await ecr.fetch_password(region)
+        except EcrFailed as error:
+            log.warning("credentials.helper_failed", upstream=self._upstream.name, error=str(error))
+            return None, now + _KEPT_SECONDS
+        return made.credential, now + (made.expires_at - now) * _USED_SHARE
+
+    def _find_kept(self, key: tuple[str, str]) -> _Kept | None:
+        kept = self._kept.get(key)
+        return kept if kept is not None and self._clock() < kept.until else None
+
+    def _keep(self, key: tuple[str, str], credential: Credential | None, until: float) -> Credential | None:
+        self._kept[key] = _Kept(credential, until)
+        return credential
+
+
+class CredentialSources:
+    """The credentials of all upstreams, and the files that they are in."""
+
+    def __init__(self, config: Config, clock: Clock) -> None:
+        """Read every file once."""
+        self._clock = clock
+        self._login = WatchedFile(config.login_file, lambda path: DockerConfig.read(path, place=login_file.PLACE))
+        self._docker: WatchedFile[DockerConfig] | None = None
+        if config.docker_config is not None:
+            self._docker = WatchedFile(config.docker_config, lambda path: DockerConfig.read(path, place=_DOCKER_PLACE))
+        self._own = {one.name: own for one in config.upstreams.values() if (own := _own_file(one)) is not None}
+
+    def of(self, upstream: UpstreamConfig) -> CredentialSource:
+        """Return the credential of an upstream."""
+        own = self._own.get(upstream.name)
+        return CredentialSource(upstream, own=own, login=self._login, docker=self._docker, clock=self._clock)
+
+    def poll(self) -> bool:
+        """Look at every file again; return whether a credential may have changed. Blocks on the file system."""
+        files: Iterable[WatchedFile[DockerConfig] | WatchedFile[Credential]]
+        files = [self._login, *([] if self._docker is None else [self._docker]), *self._own.values()]
+        changed = [file.poll() for file in files]  # each is looked at
+        return any(changed)
+
+
+def _own_file(upstream: UpstreamConfig) -> WatchedFile[Credential] | None:
+    configured = upstream.credential
+    if configured is None or configured.password_file is None:
+        return None
+    username = configured.username
+
+    def read(path: Path) -> Credential:
+        try:
+            return made_of(username, read_password_file(path, username=username), place=_OWN_PLACE)
+        except SecretUnusable as error:
+            raise FileUnusable(str(error)) from error
+
+    return WatchedFile(configured.password_file, read)
