@@ -27,6 +27,14 @@ class ConfigError(MirrorError):
     """The configuration cannot be used; the message names the place, the key and the reason."""
 
 
+class UsageError(MirrorError):
+    """A command was called in a way that makes no sense; the message says what to write instead."""
+
+
+class LoginFailed(MirrorError):
+    """A registry did not take a credential, or could not be asked whether it does."""
+
+
 class InvalidRequest(MirrorError):
     """The client asked for something that cannot exist."""
 

@@ -7,8 +7,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from mirror import __version__
-from mirror.cli import serve
-from mirror.errors import ConfigError, MirrorError
+from mirror.cli import check, login, serve
+from mirror.errors import ConfigError, MirrorError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,10 +25,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"mirror {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     serve.add_parser(commands)
+    login.add_parsers(commands)
+    check.add_parser(commands)
     options = parser.parse_args(arguments)
     try:
         code: int = options.run(options)
-    except ConfigError as error:
+    except (ConfigError, UsageError) as error:
         return _fail(error, _MISUSE)
     except (MirrorError, OSError) as error:
         return _fail(error, _FAILURE)

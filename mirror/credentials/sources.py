@@ -67,6 +67,8 @@ class CredentialSource:
         self._region = ecr.find_region(upstream.name)
         self._kept: dict[tuple[str, str], _Kept] = {}
         self._asking = asyncio.Lock()
+        self.failure: str | None = None
+        """Why a program or a cloud could not be asked, the last time."""
 
     async def find(self) -> Credential | None:
         """Return the credential to use now."""
@@ -102,7 +104,7 @@ class CredentialSource:
         try:
             credential = await ask_helper(helper, server)
         except HelperFailed as error:
-            log.warning("credentials.helper_failed", upstream=self._upstream.name, error=str(error))
+            self._note_failure(error)
             credential = None
         return credential, _FOR_EVER if credential is not None else self._clock() + _KEPT_SECONDS
 
@@ -119,9 +121,13 @@ class CredentialSource:
         try:
             made = await ecr.fetch_password(region)
         except EcrFailed as error:
-            log.warning("credentials.helper_failed", upstream=self._upstream.name, error=str(error))
+            self._note_failure(error)
             return None, now + _KEPT_SECONDS
         return made.credential, now + (made.expires_at - now) * _USED_SHARE
+
+    def _note_failure(self, error: HelperFailed | EcrFailed) -> None:
+        self.failure = str(error)
+        log.warning("credentials.helper_failed", upstream=self._upstream.name, error=self.failure)
 
     def _find_kept(self, key: tuple[str, str]) -> _Kept | None:
         kept = self._kept.get(key)

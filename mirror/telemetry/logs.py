@@ -43,6 +43,12 @@ def configure(config: LogConfig) -> None:
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
 
 
+def silence() -> None:
+    """Let nothing be logged: a command says itself what its user has to know."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    logging.disable(logging.CRITICAL)
+
+
 def _add_process(_logger: object, _method: str, event: EventDict) -> EventDict:
     """Tell the workers' lines apart."""
     event["pid"] = os.getpid()

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING
 import structlog
 from yarl import URL
 
-from mirror.errors import Denied, NotFound, UpstreamFailed, UpstreamUnreachable
-from mirror.upstream.realms import may_be_asked, may_get_credential
+from mirror.errors import Denied, NotFound, UpstreamUnreachable
+from mirror.upstream.logins import opens_registry, usable_challenges
+from mirror.upstream.realms import may_be_asked, may_get_credential, parse_realm
 from mirror.upstream.tokens import Token, TokenRefused, TokenRequest, TokenService, basic_authorization
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from mirror.concurrency.single_flight import SingleFlight
     from mirror.config import UpstreamConfig
@@ -90,23 +91,20 @@ class Authenticator:
         """Return what an origin has told that it asks for."""
         return self._known.get(origin)
 
-    def learn(self, origin: URL, challenges: Iterable[Challenge]) -> bool:
+    def learn(self, origin: URL, challenges: Sequence[Challenge]) -> bool:
         """Remember the first usable challenge, Bearer before Basic; False when there is none."""
-        usable = sorted(
-            (one for one in challenges if one.scheme in {"bearer", "basic"}), key=lambda one: one.scheme != "bearer"
-        )
-        for challenge in usable:
+        for challenge in usable_challenges(challenges):
             if challenge.scheme == "basic":
                 # Harbor asks for Basic when it does not like a token: what it wants is a new one
                 self._known.setdefault(origin, Known(realm=None))
                 return True
-            realm = _parse_url(challenge.parameters.get("realm", ""))
+            realm = parse_realm(challenge.parameters.get("realm", ""))
             if realm is not None and may_be_asked(realm, origin):
                 self._known[origin] = Known(realm=realm, service=challenge.parameters.get("service"))
                 return True
         return False
 
-    def unlearn(self, origin: URL, challenges: Iterable[Challenge]) -> None:
+    def unlearn(self, origin: URL, challenges: Sequence[Challenge]) -> None:
         """Begin anew with an origin that refuses a new token too and now asks for Basic."""
         known = self._known.get(origin)
         if known is not None and known.realm is not None and {one.scheme for one in challenges} == {"basic"}:
@@ -165,25 +163,12 @@ class Authenticator:
     async def _is_accepted(self, origin: URL, credential: Credential, *, ask: bool) -> bool:
         if self._standing.is_accepted(credential) and not ask:
             return True
-        if await self.opens_registry(origin, basic_authorization(credential)):
+        value = basic_authorization(credential)
+        if await opens_registry(self._sessions, origin, value, upstream=self._config.name):
             self._standing.note_accepted(credential)
             return True
         await self._note_refused(credential)
         return False
-
-    async def opens_registry(self, origin: URL, authorization: str) -> bool:
-        """Ask ``/v2/`` whether somebody is let in at all.
-
-        Raises:
-            UpstreamFailed: it cannot tell now.
-        """
-        headers = {"Authorization": authorization}
-        ping = self._sessions.current.get(origin / "v2/", headers=headers, allow_redirects=False)
-        async with ping as response:
-            if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR or response.status == HTTPStatus.TOO_MANY_REQUESTS:
-                message = f"{self._config.name} answered {response.status} to a login"
-                raise UpstreamFailed(message, upstream=self._config.name)
-            return response.status not in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
 
     # ---- Bearer
 
@@ -283,11 +268,3 @@ class Authenticator:
 
 def _is_of(token: Token, authorization: Authorization | None) -> bool:
     return authorization is not None and authorization.value == f"Bearer {token.text}"
-
-
-def _parse_url(text: str) -> URL | None:
-    try:
-        url = URL(text)
-    except ValueError:
-        return None
-    return url if url.host and url.user is None else None

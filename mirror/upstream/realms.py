@@ -10,16 +10,24 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from publicsuffixlist import PublicSuffixList
+from yarl import URL
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-
-    from yarl import URL
 
 
 @cache
 def _public_suffixes() -> PublicSuffixList:
     return PublicSuffixList()
+
+
+def parse_realm(text: str) -> URL | None:
+    """Read what a challenge calls its realm; None where that is no address with a host and nothing hidden in it."""
+    try:
+        url = URL(text)
+    except ValueError:
+        return None
+    return url if url.host and url.user is None else None
 
 
 def may_be_asked(realm: URL, registry: URL) -> bool:

@@ -195,9 +195,7 @@ HUB = '[upstreams."docker.io"]\nusername = "somebody"\n'
 def test_a_password_from_a_file_loses_its_line_break(configure: Load, content: str) -> None:
     Path("secret").write_text(content, encoding="utf-8", newline="")
     credential = configure(HUB + 'password_file = "secret"\n').default_upstream.credential
-    assert credential == ConfiguredCredential(
-        username="somebody", password="s3cret", password_file=Path("secret")
-    )
+    assert credential == ConfiguredCredential(username="somebody", password="s3cret", password_file=Path("secret"))
 
 
 def test_a_password_from_a_variable(configure: Load) -> None:
