@@ -42,13 +42,17 @@ def find_region(upstream: str) -> str | None:
     return None if match is None else match["region"]
 
 
-async def fetch_password(region: str) -> EcrPassword:
+async def fetch_password(region: str, *, time_limit_seconds: float) -> EcrPassword:
     """Ask Amazon for a password.
 
     Raises:
         EcrFailed: botocore is not installed, this machine has no identity there, or there was no answer.
     """
-    return await asyncio.to_thread(_fetch, region)
+    try:
+        async with asyncio.timeout(time_limit_seconds):
+            return await asyncio.to_thread(_fetch, region)
+    except TimeoutError as error:
+        raise EcrFailed(f"Amazon gave no password within {time_limit_seconds:g} s") from error
 
 
 def _fetch(region: str) -> EcrPassword:

@@ -32,23 +32,21 @@ class WatchedFile(Generic[T]):
         self._read = read
         self._seen: tuple[int, ...] | None = None
         self.content: T | None = None
+        self.version = 0
+        """How often the content may have changed."""
         self.poll()
 
-    def poll(self) -> bool:
-        """Look again; return whether the content may have changed. Blocks on the file system."""
+    def poll(self) -> None:
+        """Look again. Blocks on the file system."""
         seen = self._look()
         if seen == self._seen:
-            return False
+            return
         self._seen = seen
-        if seen == _NOT_THERE:
-            self.content = None
-            return True
         try:
-            self.content = self._read(self._path)
+            self.content = None if seen == _NOT_THERE else self._read(self._path)
+            self.version += 1
         except FileUnusable as error:  # half written, or mistaken: what was there before is better than nothing
             log.warning("credentials.unreadable", path=str(self._path), error=str(error))
-            return False
-        return True
 
     def _look(self) -> tuple[int, ...]:
         """Return what changes whenever the file is written or replaced."""

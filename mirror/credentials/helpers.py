@@ -19,7 +19,10 @@ from mirror.credentials.docker_config import made_of
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
 
-HELPER_SECONDS: Final = 15.0
+TIME_LIMIT_SECONDS: Final = 10.0
+"""For a program, or a cloud, to say which credential it is."""
+
+_ENDING_SECONDS: Final = 1.0
 _ANSWER_LIMIT_BYTES: Final = 64 * 1024
 _IDENTITY_USER: Final = "<token>"
 _UNKNOWN_WORDS: Final = ("credentials not found", "no credentials", "not found in")
@@ -29,7 +32,7 @@ class HelperFailed(Exception):
     """A helper that could not be run, took too long, or made no sense; the message shows nothing that it knows."""
 
 
-async def ask_helper(helper: str, server: str, *, time_limit_seconds: float = HELPER_SECONDS) -> Credential | None:
+async def ask_helper(helper: str, server: str, *, time_limit_seconds: float) -> Credential | None:
     """Ask ``docker-credential-HELPER get``; None where it knows none for this registry.
 
     Raises:
@@ -45,7 +48,7 @@ async def ask_helper(helper: str, server: str, *, time_limit_seconds: float = HE
     try:
         async with asyncio.timeout(time_limit_seconds):
             answer = await _converse(process, server)
-            code = await process.wait()
+            code = await process.wait() if len(answer) < _ANSWER_LIMIT_BYTES else 0
     except TimeoutError as error:
         raise HelperFailed(f"{program} gave no answer within {time_limit_seconds:g} s") from error
     finally:
@@ -73,10 +76,13 @@ async def _converse(process: Process, server: str) -> bytes:
 
 async def _end(process: Process) -> None:
     """Leave nothing running, children of the program included."""
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_ENDING_SECONDS):
+            while process.stdout is not None and await process.stdout.read(_ANSWER_LIMIT_BYTES):
+                pass  # asyncio calls a process ended when its pipes have
+            await process.wait()
 
 
 def _read(program: str, answer: bytes) -> Credential:

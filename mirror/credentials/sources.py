@@ -18,10 +18,9 @@ from mirror.credentials.credential import Credential
 from mirror.credentials.docker_config import DockerConfig, made_of, server_names
 from mirror.credentials.ecr import EcrFailed
 from mirror.credentials.files import FileUnusable, WatchedFile
-from mirror.credentials.helpers import HelperFailed, ask_helper
+from mirror.credentials.helpers import TIME_LIMIT_SECONDS, HelperFailed, ask_helper
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
     from mirror.config import Config, UpstreamConfig
@@ -74,9 +73,15 @@ class CredentialSource:
         """Return the credential to use now."""
         return self._in_files() or await self._by_helper() or self._in_docker_auths() or await self._from_amazon()
 
-    def forget(self, credential: Credential) -> None:
-        """Ask for it anew the next time, since it was refused."""
+    async def look_again(self) -> None:
+        """Read the files anew where they have changed: what they held before was refused."""
+        files = [file for file in (self._own, self._login, self._docker) if file is not None]
+        await asyncio.to_thread(lambda: [file.poll() for file in files])
+
+    async def forget(self, credential: Credential) -> None:
+        """Look for it anew everywhere, since it was refused: there may be another one by now."""
         self._kept = {key: kept for key, kept in self._kept.items() if kept.credential != credential}
+        await self.look_again()
 
     def _in_files(self) -> Credential | None:
         configured = self._upstream.credential
@@ -102,7 +107,7 @@ class CredentialSource:
 
     async def _ask(self, helper: str, server: str) -> tuple[Credential | None, float]:
         try:
-            credential = await ask_helper(helper, server)
+            credential = await ask_helper(helper, server, time_limit_seconds=TIME_LIMIT_SECONDS)
         except HelperFailed as error:
             self._note_failure(error)
             credential = None
@@ -119,7 +124,7 @@ class CredentialSource:
     async def _fetch(self, region: str) -> tuple[Credential | None, float]:
         now = self._clock()
         try:
-            made = await ecr.fetch_password(region)
+            made = await ecr.fetch_password(region, time_limit_seconds=TIME_LIMIT_SECONDS)
         except EcrFailed as error:
             self._note_failure(error)
             return None, now + _KEPT_SECONDS
@@ -149,6 +154,7 @@ class CredentialSources:
         if config.docker_config is not None:
             self._docker = WatchedFile(config.docker_config, lambda path: DockerConfig.read(path, place=_DOCKER_PLACE))
         self._own = {one.name: own for one in config.upstreams.values() if (own := _own_file(one)) is not None}
+        self._seen_version = self._version
 
     def of(self, upstream: UpstreamConfig) -> CredentialSource:
         """Return the credential of an upstream."""
@@ -157,10 +163,18 @@ class CredentialSources:
 
     def poll(self) -> bool:
         """Look at every file again; return whether a credential may have changed. Blocks on the file system."""
-        files: Iterable[WatchedFile[DockerConfig] | WatchedFile[Credential]]
-        files = [self._login, *([] if self._docker is None else [self._docker]), *self._own.values()]
-        changed = [file.poll() for file in files]  # each is looked at
-        return any(changed)
+        for file in self._files:
+            file.poll()
+        before, self._seen_version = self._seen_version, self._version
+        return self._version != before
+
+    @property
+    def _files(self) -> list[WatchedFile[DockerConfig] | WatchedFile[Credential]]:
+        return [self._login, *([] if self._docker is None else [self._docker]), *self._own.values()]
+
+    @property
+    def _version(self) -> int:
+        return sum(file.version for file in self._files)
 
 
 def _own_file(upstream: UpstreamConfig) -> WatchedFile[Credential] | None:

@@ -58,6 +58,11 @@ class Authorization:
     is_fresh: bool
     credential: Credential | None
 
+    @property
+    def is_basic(self) -> bool:
+        """Whether it is the credential itself."""
+        return self.value.startswith("Basic ")
+
 
 class Authenticator:
     """The authentication memory of one upstream."""
@@ -114,6 +119,10 @@ class Authenticator:
         """Say whether a credential was shown the last time that this repository was asked about."""
         return self._opened.get(repository, True)
 
+    async def prepare(self) -> None:
+        """Have the credential at hand: a program that is asked for it may take longer than an answer may."""
+        await self._source.find()
+
     async def authorization(
         self, origin: URL, repository: str, *, refused: Authorization | None = None
     ) -> Authorization | None:
@@ -129,6 +138,8 @@ class Authenticator:
             UpstreamError: the token service cannot be asked.
         """
         known = self._known.get(origin)
+        if refused is not None and refused.credential is not None:
+            await self._source.look_again()
         found = None
         if known is not None and known.realm is None:
             found = await self._basic(origin, refused)
@@ -262,7 +273,7 @@ class Authenticator:
         return credential
 
     async def _note_refused(self, credential: Credential) -> None:
-        self._source.forget(credential)
+        await self._source.forget(credential)
         await self._standing.note_refused(credential)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -53,6 +54,7 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_HOPS = 10
 _NOT_FOUND = {Kind.MANIFEST: ManifestUnknown, Kind.BLOB: BlobUnknown}
 _SERVER_ERROR = 500
+_REPOSITORY = re.compile(r"(?:/.*)?/v2/(.+)/(?:manifests|blobs|referrers|tags)/[^/]+")
 _ERROR_TEXT_BYTES = 64 * 1024
 
 
@@ -164,6 +166,7 @@ class Transport:
             raise RateLimited(message, upstream=self._name, retry_after_seconds=wait_seconds)
 
     async def _ask(self, endpoint: Endpoint, call: Call) -> aiohttp.ClientResponse:
+        await self._auth.prepare()
         started = time.monotonic()
         code = "error"
         try:
@@ -208,7 +211,8 @@ class Transport:
     async def _send(self, url: URL, call: Call) -> aiohttp.ClientResponse:
         """Send to one hop; a 401 is answered once, with whatever its challenge asks for."""
         origin = url.origin()
-        shown = await self._auth.authorization(origin, call.repository)
+        repository = _repository_of(url) or call.repository
+        shown = await self._auth.authorization(origin, repository)
         response = await self._send_once(url, call, shown)
         if not _is_about_authorization(response, shown):
             return response
@@ -217,8 +221,8 @@ class Transport:
             return response
         if shown is not None and shown.is_fresh and _lacks_scope(challenges):
             return response  # a new token would have no more in it
-        renewed = await self._auth.authorization(origin, call.repository, refused=shown)
-        if renewed == shown or (renewed is None and response.status == HTTPStatus.FORBIDDEN):
+        renewed = await self._auth.authorization(origin, repository, refused=shown)
+        if renewed == shown or (renewed is None and response.status != HTTPStatus.UNAUTHORIZED):
             return response
         response.close()
         response = await self._send_once(url, call, renewed)
@@ -294,10 +298,25 @@ def _challenges(response: aiohttp.ClientResponse) -> list[Challenge]:
 
 
 def _is_about_authorization(response: aiohttp.ClientResponse, shown: Authorization | None) -> bool:
-    """Tell whether another ``Authorization`` might help: after 403 a new password might (Amazon's end), not a token."""
-    if response.status == HTTPStatus.FORBIDDEN:
-        return shown is not None and shown.value.startswith("Basic ")
-    return response.status == HTTPStatus.UNAUTHORIZED
+    """Tell whether another ``Authorization`` might help.
+
+    Amazon answers 403 for a password that has ended, and 400 for a token.
+    """
+    match response.status:
+        case HTTPStatus.UNAUTHORIZED:
+            return True
+        case HTTPStatus.FORBIDDEN:
+            return shown is not None and shown.is_basic
+        case HTTPStatus.BAD_REQUEST:
+            return shown is not None and not shown.is_basic and not shown.is_fresh
+        case _:
+            return False
+
+
+def _repository_of(url: URL) -> str | None:
+    """Return the repository that a registry's address is about: a redirect may lead to one of another name."""
+    match = _REPOSITORY.fullmatch(url.path)
+    return None if match is None else match[1]
 
 
 def _lacks_scope(challenges: Iterable[Challenge]) -> bool:

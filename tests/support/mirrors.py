@@ -50,15 +50,17 @@ def settings(upstreams: Mapping[str, str], **cache: object) -> dict[str, object]
     return made
 
 
-def configure(folder: Path, overrides: Mapping[str, object]) -> Config:
-    """Return a configuration that caches in ``folder`` and knows nothing of the machine's environment."""
-    return load(path=None, environ={}, overrides={"cache.dir": str(folder), **overrides})
+def configure(folder: Path, overrides: Mapping[str, object], environ: Mapping[str, str] | None = None) -> Config:
+    """Return a configuration that caches in ``folder`` and knows nothing of the machine's own environment."""
+    return load(path=None, environ=environ or {}, overrides={"cache.dir": str(folder), **overrides})
 
 
 @asynccontextmanager
-async def running_mirror(folder: Path, overrides: Mapping[str, object]) -> AsyncIterator[RunningMirror]:
+async def running_mirror(
+    folder: Path, overrides: Mapping[str, object], environ: Mapping[str, str] | None = None
+) -> AsyncIterator[RunningMirror]:
     """Run a mirror on a free port in this loop."""
-    config = await asyncio.to_thread(configure, folder, overrides)
+    config = await asyncio.to_thread(configure, folder, overrides, environ)
     await asyncio.to_thread(prepare_store, config)
     clock = MovableClock()
     with socket.create_server(("127.0.0.1", 0)) as listening:

@@ -608,4 +608,6 @@ def test_the_documented_example_is_a_configuration(configure: Load) -> None:
     Path("hub").write_text("s3cret\n", encoding="utf-8")
     config = configure(example_file[1].replace("/run/secrets/hub", "hub"))
     assert config.server.workers == 2
-    assert config.default_upstream.credential == ConfiguredCredential(username="somebody", password="s3cret")
+    assert config.default_upstream.credential == ConfiguredCredential(
+        username="somebody", password="s3cret", password_file=Path("hub")
+    )

@@ -88,6 +88,7 @@ def exported() -> dict[str, tuple[str, frozenset[str]]]:
     )
     metrics.upstream_answered("docker.io", Kind.BLOB, "GET", "200", 0.1)
     metrics.upstream_sent("docker.io", Kind.BLOB, 1)
+    metrics.upstream_up("docker.io", is_up=True)
     metrics.limit_seen("docker.io", 100, 99)
     text = render(registry, shared_folder=None, size_bytes=1, objects={Kind.BLOB: 1}).decode()
     found = {}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -58,3 +61,32 @@ def test_a_decision_never_exceeds_the_lifetime(confirmed_at: float, now: float, 
             assert may_serve_stale == (stale_for_seconds <= stale)
         case Fetch():
             raise AssertionError("something is stored")
+
+
+# While little is left of a rate limit
+
+
+def test_a_lifetime_is_stretched_the_more_the_less_is_left() -> None:
+    assert MINUTE_AND_HOUR.stretched(1.0).fresh_seconds == 120
+    assert MINUTE_AND_HOUR.stretched(0.5).fresh_seconds == 360
+    assert MINUTE_AND_HOUR.stretched(0.0).fresh_seconds == 600
+
+
+@given(fresh=spans, stale=spans, left=st.floats(min_value=0, max_value=1), key=st.text())
+def test_a_stretched_tag_is_served_no_longer_than_before(fresh: float, stale: float, left: float, key: str) -> None:
+    lifetime = TagLifetime(fresh_seconds=fresh, stale_seconds=stale)
+    stretched = lifetime.stretched(left)
+    assert stretched.fresh_seconds + stretched.stale_seconds <= (fresh + stale) * (1 + 1e-9)
+    assert 0 <= stretched.fresh_seconds_of(key) <= stretched.fresh_seconds
+
+
+def test_stretched_tags_are_not_all_asked_about_at_once() -> None:
+    stretched = MINUTE_AND_HOUR.stretched(0.0)
+    ends = sorted(stretched.fresh_seconds_of(f"docker.io/library/app{number}:1") for number in range(200))
+    assert ends[0] == pytest.approx(300, abs=20)
+    assert ends[-1] == pytest.approx(600, abs=20)
+    assert max(later - sooner for sooner, later in pairwise(ends)) < 30
+
+
+def test_a_tag_that_is_not_stretched_has_its_whole_lifetime() -> None:
+    assert {MINUTE_AND_HOUR.fresh_seconds_of(str(number)) for number in range(50)} == {60}
