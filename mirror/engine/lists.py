@@ -12,7 +12,7 @@ from mirror.errors import UpstreamError, UpstreamInvalid
 from mirror.http.cache_status import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from mirror.oci.digest import Digest
     from mirror.oci.reference import Repository
@@ -105,14 +105,18 @@ class Lists:
         """
         return ListAnswer(body=await upstream.search(query, limit), outcome=Outcome.BYPASS)
 
-    async def catalog(self, page: Page, *, default_upstream: str) -> ListAnswer:
-        """Return the repositories of which something is cached, named as a client of this mirror names them."""
+    async def catalog(self, page: Page, *, default_upstream: str, permits: Callable[[Repository], bool]) -> ListAnswer:
+        """Return the repositories of which something is cached, named as a client of this mirror names them.
+
+        Those that are not served any more are left out, so that a page may be short.
+        """
         prefix = f"{default_upstream}/"
         if page.last is not None and "." not in page.last.partition("/")[0]:
             page = replace(page, last=prefix + page.last)  # a name of this list, where the default goes unnamed
         repositories, has_more = await self._index.repositories(page)
         names = [str(repository) for repository in repositories]
-        body = _json({"repositories": [name.removeprefix(prefix) for name in names]})
+        shown = [str(repository).removeprefix(prefix) for repository in repositories if permits(repository)]
+        body = _json({"repositories": shown})
         return ListAnswer(body=body, outcome=Outcome.HIT, has_more=has_more, last=names[-1] if names else None)
 
 

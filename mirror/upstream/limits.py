@@ -10,6 +10,7 @@ Source: https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-ratelimit-heade
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -29,6 +30,7 @@ _SHORTEST_WAIT_SECONDS: Final = 1.0
 _FIRST_WAIT_SECONDS: Final = 5.0
 _LONGEST_WAIT_SECONDS: Final = 300.0
 _UNTOLD_PULL_WAIT_SECONDS: Final = 60.0
+_REFUSALS_COUNTED: Final = 10
 _LONGEST_PULL_WAIT_SECONDS: Final = 900.0
 
 
@@ -47,11 +49,19 @@ def read_window_seconds(text: str | None) -> int | None:
 
 def read_wait_seconds(text: str) -> float | None:
     """Read GHCR's ``retry-after: 985.86µs, allowed: 44000/minute``: a duration as Go writes it, in an error's text."""
-    found = _GO_WAIT.search(text)
+    found = _GO_WAIT.search(_messages_in(text))
     if found is None:
         return None
     seconds = sum(float(number) * _GO_SECONDS[unit] for number, unit in _GO_PART.findall(found[1]))
     return min(seconds, RETRY_AFTER_LIMIT_SECONDS)
+
+
+def _messages_in(text: str) -> str:
+    """Return the messages of an error in the specification's form, or the text as it is."""
+    try:
+        return " ".join(str(error["message"]) for error in json.loads(text)["errors"])
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return text
 
 
 @dataclass(slots=True)
@@ -93,14 +103,22 @@ class RateLimit:
         if told_seconds is None:
             told_seconds = read_wait_seconds(text)
         is_pull_limit = is_counted and (self.remaining == 0 or _PULL_LIMIT_WORDS in text.lower())
-        if told_seconds is not None:
-            wait_seconds = max(told_seconds, _SHORTEST_WAIT_SECONDS)
-        elif is_pull_limit:
-            wait_seconds = self._seconds_for_one()
+        if told_seconds is None and is_pull_limit:
+            told_seconds = self._seconds_for_one()
+        return self.hold(told_seconds, now=now, is_counted_only=is_pull_limit)
+
+    def hold(self, told_seconds: float | None, *, now: float, is_counted_only: bool = False) -> float:
+        """Make no request, or none that is counted, for as long as was told, or ever longer where nothing was.
+
+        Returns:
+            For how many seconds.
+        """
+        if told_seconds is None:
+            wait_seconds = min(_FIRST_WAIT_SECONDS * float(2**self._refusals), _LONGEST_WAIT_SECONDS)
         else:
-            wait_seconds = min(_FIRST_WAIT_SECONDS * 2**self._refusals, _LONGEST_WAIT_SECONDS)
-        self._refusals = min(self._refusals + 1, 10)
-        if is_pull_limit:
+            wait_seconds = max(told_seconds, _SHORTEST_WAIT_SECONDS)
+        self._refusals = min(self._refusals + 1, _REFUSALS_COUNTED)
+        if is_counted_only:
             self.counted_until = now + wait_seconds
         else:
             self.everything_until = now + wait_seconds

@@ -175,6 +175,10 @@ class Transport:
                 text = await self._read_if_limited(response)
             code = str(response.status)
             self._endpoints.note_answer(endpoint, is_error=response.status >= _SERVER_ERROR)
+        except RateLimited as error:  # the token service's
+            raise self._noted_wait(
+                endpoint, call, endpoint.limit.hold(error.retry_after_seconds, now=self._clock())
+            ) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:  # a TimeoutError is an OSError
             if not isinstance(error, ValueError):  # that is a redirect which makes no sense
                 self._endpoints.note_silence(endpoint)
@@ -268,9 +272,11 @@ class Transport:
         return body.decode(errors="replace")
 
     def _limited(self, endpoint: Endpoint, call: Call, response: aiohttp.ClientResponse, text: str) -> RateLimited:
-        wait_seconds = endpoint.limit.note_refusal(
-            response.headers, text, is_counted=call.is_counted, now=self._clock()
-        )
+        limit = endpoint.limit
+        wait_seconds = limit.note_refusal(response.headers, text, is_counted=call.is_counted, now=self._clock())
+        return self._noted_wait(endpoint, call, wait_seconds)
+
+    def _noted_wait(self, endpoint: Endpoint, call: Call, wait_seconds: float) -> RateLimited:
         log.warning(
             "upstream.rate_limited",
             upstream=self._name,

@@ -61,7 +61,9 @@ class PullHandlers:
         if isinstance(route.request, Ping):
             return web.Response(body=b"{}", content_type="application/json", headers=headers)
         if isinstance(route.request, CatalogRequest):
-            answer = await self._pull.lists.catalog(route.request.page, default_upstream=self._router.default.name)
+            answer = await self._pull.lists.catalog(
+                route.request.page, default_upstream=self._router.default.name, permits=self._router.permits
+            )
             return self._list(exchange, answer, headers, target=target, limit=route.request.page.limit)
         if route.upstream is None or route.repository is None:
             raise InvalidRequest("the request names no repository")
