@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from mirror.config import Config, UpstreamConfig
-    from mirror.ports import Clock
+    from mirror.ports import Clock, UpstreamState
     from mirror.upstream.client import RegistryClient
 
 log = structlog.get_logger(__name__)
@@ -105,6 +105,9 @@ async def running(
                 render, registry, shared_folder=shared, size_bytes=size_bytes, objects=objects
             )
 
+        async def look() -> list[UpstreamState]:
+            return [await upstream.state() for upstream in upstreams.values()]
+
         hostnames = {host: one.name for one in config.upstreams.values() for host in one.hostnames}
         router = Router(
             upstreams,
@@ -112,7 +115,7 @@ async def running(
             hostnames=hostnames,
             rules={one.name: one.rules for one in config.upstreams.values()},
         )
-        handler = Handler(PullHandlers(router, pull), OpsHandlers(store, scrape), metrics)
+        handler = Handler(PullHandlers(router, pull), OpsHandlers(store, scrape, look), metrics)
         runner = web.ServerRunner(
             HttpServer(handler), shutdown_timeout=max(config.server.shutdown_grace_seconds, _NO_GRACE_SECONDS)
         )

@@ -269,6 +269,22 @@ class BlobStream(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamState:
+    """How things stand with an upstream, as far as this process knows; no secret and no user's name is in it.
+
+    ``is_up`` is None before it was asked anything. ``credential`` says where one was found and what became of it.
+    """
+
+    name: str
+    is_up: bool | None
+    credential: str
+    is_refused: bool
+    limit: int | None
+    remaining: int | None
+    wait_seconds: float
+
+
 class Upstream(Protocol):
     """One registry, as its client. Every method may raise NotFound, Denied or UpstreamError."""
 

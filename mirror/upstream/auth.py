@@ -123,6 +123,14 @@ class Authenticator:
         """Have the credential at hand: a program that is asked for it may take longer than an answer may."""
         await self._source.find()
 
+    async def describe_credential(self) -> tuple[str, bool]:
+        """Say where the credential is from and what became of it, and whether it is refused."""
+        credential = await self._source.find()
+        if credential is None:
+            return "none", False
+        said = f"from {credential.place}: {self._standing.describe(credential)}"
+        return said, self._standing.is_refused(credential)
+
     async def authorization(
         self, origin: URL, repository: str, *, refused: Authorization | None = None
     ) -> Authorization | None:

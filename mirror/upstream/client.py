@@ -21,6 +21,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.manifest import MANIFEST_LIMIT_BYTES, Manifest
 from mirror.oci.media_types import MANIFEST_ACCEPT, OCI_INDEX, is_vendor_json
 from mirror.oci.requests import Kind
+from mirror.ports import UpstreamState
 from mirror.upstream.tokens import describe
 from mirror.upstream.transport import Call
 
@@ -135,6 +136,20 @@ class RegistryClient:
     def is_private(self, repository: Repository) -> bool:
         """Say whether a credential was shown for what this repository has given."""
         return self._auth.is_opened_by_credential(repository.name)
+
+    async def state(self) -> UpstreamState:
+        """Say how things stand."""
+        credential, is_refused = await self._auth.describe_credential()
+        limit = self._endpoints.preferred.limit
+        return UpstreamState(
+            name=self.name,
+            is_up=self._endpoints.is_up() if self._endpoints.is_known() else None,
+            credential=credential,
+            is_refused=is_refused,
+            limit=limit.limit,
+            remaining=limit.remaining,
+            wait_seconds=limit.wait_seconds(is_counted=True, now=self._clock()),
+        )
 
     def note_wrong_content(self) -> None:
         """Prefer another endpoint, where there is one."""

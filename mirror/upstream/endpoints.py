@@ -35,11 +35,13 @@ class Endpoint:
     url: URL
     limit: RateLimit = field(default_factory=RateLimit)
     is_down: bool = False
+    has_answered: bool = False
     errors: int = 0
     probes: int = 0
 
     def rise(self) -> None:
-        """Be up again."""
+        """Be up, again or for the first time."""
+        self.has_answered = True
         self.is_down = False
         self.errors = 0
 
@@ -78,6 +80,10 @@ class Endpoints:
     def is_up(self) -> bool:
         """Say whether any endpoint answers, as far as is known."""
         return any(not one.is_down for one in self._endpoints)
+
+    def is_known(self) -> bool:
+        """Say whether any endpoint was ever asked."""
+        return any(one.is_down or one.has_answered for one in self._endpoints)
 
     def note_silence(self, endpoint: Endpoint) -> None:
         """Remember that it did not answer, or not in time."""

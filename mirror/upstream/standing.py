@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -72,6 +73,13 @@ class Standing:
     def is_refused(self, credential: Credential) -> bool:
         """Say whether this process knows that it is to be left alone."""
         return self._is_current(self._refused, credential)
+
+    def describe(self, credential: Credential) -> str:
+        """Say what became of it, in words."""
+        if self._refused is not None and self.is_refused(credential):
+            minutes = math.ceil((self._refused.until - self._clock()) / 60)
+            return f"refused, left alone for {minutes} min"
+        return "accepted" if self.is_accepted(credential) else "not shown yet"
 
     @asynccontextmanager
     async def trying(self, credential: Credential) -> AsyncIterator[bool]:

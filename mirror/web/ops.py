@@ -1,4 +1,4 @@
-"""For machines that watch the mirror: /healthz, /readyz, /metrics."""
+"""For who watches the mirror: /healthz, /readyz and /metrics for machines, the page at / for people."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from mirror.errors import StorageError
+from mirror.web.page import PAGE_HEADERS, render
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from mirror.ports import UpstreamState
 
 
 class WritableStore(Protocol):
@@ -22,12 +25,36 @@ class WritableStore(Protocol):
 
 
 class OpsHandlers:
-    """Answers the three paths."""
+    """Answers the four paths."""
 
-    def __init__(self, store: WritableStore, scrape: Callable[[], Awaitable[bytes]]) -> None:
-        """Join the parts; ``scrape`` gives the metrics of all workers in Prometheus's text format."""
+    def __init__(
+        self,
+        store: WritableStore,
+        scrape: Callable[[], Awaitable[bytes]],
+        look: Callable[[], Awaitable[Sequence[UpstreamState]]],
+    ) -> None:
+        """Join the parts: ``scrape`` gives the metrics of all workers, ``look`` the state of each upstream."""
         self._store = store
         self._scrape = scrape
+        self._look = look
+
+    async def answer(self, path: str) -> web.Response:
+        """Answer one of the paths."""
+        match path:
+            case "/healthz":
+                return await self.healthz()
+            case "/readyz":
+                return await self.readyz()
+            case "/metrics":
+                return await self.metrics()
+            case _:
+                return await self.page()
+
+    async def page(self) -> web.Response:
+        """How things stand, for people."""
+        return web.Response(
+            body=render(await self._look()), content_type="text/html", charset="utf-8", headers=PAGE_HEADERS
+        )
 
     async def healthz(self) -> web.Response:
         """The process lives."""

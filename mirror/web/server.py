@@ -13,7 +13,7 @@ import structlog
 from aiohttp import web
 
 from mirror.engine.answers import Remembered
-from mirror.errors import MirrorError, NameUnknown, Unsupported
+from mirror.errors import MirrorError, Unsupported
 from mirror.http.cache_status import Outcome
 from mirror.oci.error_codes import ErrorCode, error_body
 from mirror.web import errors
@@ -74,18 +74,12 @@ class Handler:
         if exchange.request.method not in _READING:
             raise Unsupported(_WRITING)
         match target.path:
-            case "/healthz":
-                return await self._ops.healthz()
-            case "/readyz":
-                return await self._ops.readyz()
-            case "/metrics":
-                return await self._ops.metrics()
+            case "/" | "/healthz" | "/readyz" | "/metrics":
+                return await self._ops.answer(target.path)
             case "/v1/_ping":
                 return self._pull.ping_v1(exchange)
             case "/v1/search":
                 return await self._pull.search(exchange, target)
-            case "/":
-                raise NameUnknown("this is a registry mirror: its address is for container clients, at /v2/")
             case _:
                 return await self._pull.handle(exchange, target)
 

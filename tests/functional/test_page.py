@@ -1,0 +1,60 @@
+"""The page at ``/`` says what somebody has to know of each upstream, and no secret."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tests.functional.conftest import StartMirror
+from tests.support.habits import DockerHub, Ghcr
+from tests.support.images import docker_image
+from tests.support.pulling import MirrorClient
+from tests.support.registry import RateLimit
+
+
+async def rows(client: MirrorClient) -> dict[str, list[str]]:
+    """Return the cells of each upstream's row."""
+    answer = await client.get("/")
+    assert (answer.status, answer.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    found = re.findall(r"<tr>(<td.*?)</tr>", answer.body.decode())
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in found]
+    return {name: rest for name, *rest in cells}
+
+
+async def test_it_tells_state_credential_and_limit(start_mirror: StartMirror, tmp_path: Path) -> None:
+    async with DockerHub() as hub, Ghcr() as ghcr:
+        flags: dict[str, object] = {**hub.settings(), **ghcr.settings()}
+        for habit, password in ((hub, hub.access.users["ada"]), (ghcr, "wrong")):
+            (tmp_path / habit.name).write_text(password, encoding="utf-8")
+            keys = {"username": next(iter(habit.access.users)), "password_file": str(tmp_path / habit.name)}
+            flags |= {f"upstreams.{habit.name}.{key}": value for key, value in keys.items()}
+        client = await start_mirror(overrides=flags)
+        assert (await rows(client))["ghcr.io"] == [
+            "not asked yet",
+            "from the configuration: not shown yet",
+            "not told",
+        ]
+        for habit in (hub, ghcr):
+            await client.get(f"/v2/{habit.name}/{habit.public.repository}/manifests/{habit.public.tag}")
+        shown = await rows(client)
+        assert shown["docker.io"] == ["answers", "from the configuration: accepted", "99 of 100 left"]
+        assert shown["ghcr.io"] == ["answers", "from the configuration: refused, left alone for 5 min", "not told"]
+        assert shown["quay.io"] == ["not asked yet", "none", "not told"]
+        body = (await client.get("/")).body.decode()
+        assert body.count('class="bad"') == 1
+        assert not any(secret in body for habit in (hub, ghcr) for secret in habit.secrets | {"wrong", "ada"})
+
+        hub.registry.limit = RateLimit(limit=100, remaining=0)
+        hub.registry.add("library/new", "1", docker_image(990, layers=1, layer_bytes=100))
+        assert (await client.get("/v2/docker.io/library/new/manifests/1")).status == 503
+        await ghcr.stop()
+        await client.get(f"/v2/ghcr.io/{ghcr.public.repository}/tags/list")
+        shown = await rows(client)
+        assert shown["docker.io"][2] == "reached; asked again in 216 s"
+        assert shown["ghcr.io"][0] == "does not answer"
+
+
+async def test_nothing_on_it_comes_from_outside(client: MirrorClient) -> None:
+    answer = await client.get("/")
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+    assert re.findall(r'(?:src|href)="(?!/)', answer.body.decode()) == []
