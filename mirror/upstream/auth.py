@@ -89,8 +89,12 @@ class Authenticator:
         limit_seconds = config.read_timeout_seconds
         self._service = TokenService(sessions, clock, upstream=config.name, time_limit_seconds=limit_seconds)
         self._known: dict[URL, Known] = {}
-        self._own_origins = frozenset(URL(endpoint).origin() for endpoint in config.endpoints)
+        self._endpoints = {URL(endpoint).origin(): URL(endpoint) for endpoint in config.endpoints}
         self._opened: OrderedDict[str, bool] = OrderedDict()
+
+    def base(self, origin: URL) -> URL:
+        """Return what ``/v2/`` is below: an endpoint may have a path, of a redirect's origin nothing is known."""
+        return self._endpoints.get(origin, origin)
 
     def known(self, origin: URL) -> Known | None:
         """Return what an origin has told that it asks for."""
@@ -153,7 +157,7 @@ class Authenticator:
             found = await self._basic(origin, refused)
         elif known is not None and known.realm is not None:
             found = await self._bearer(origin, known, known.realm, repository, refused)
-        if origin in self._own_origins:
+        if origin in self._endpoints:
             self._note_opened(repository, found)
         return found
 
@@ -183,7 +187,7 @@ class Authenticator:
         if self._standing.is_accepted(credential) and not ask:
             return True
         value = basic_authorization(credential)
-        if await opens_registry(self._sessions, origin, value, upstream=self._config.name):
+        if await opens_registry(self._sessions, self.base(origin), value, upstream=self._config.name):
             self._standing.note_accepted(credential)
             return True
         await self._note_refused(credential)
@@ -268,7 +272,7 @@ class Authenticator:
 
     async def _find_credential(self, origin: URL, realm: URL | None) -> Credential | None:
         """Return the credential to show for this origin, to this token service; None to go without."""
-        if origin not in self._own_origins:
+        if origin not in self._endpoints:
             return None
         credential = await self._source.find()
         if credential is None or self._standing.is_refused(credential):

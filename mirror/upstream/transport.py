@@ -239,7 +239,7 @@ class Transport:
         origin = url.origin()
         if self._auth.learn(origin, challenges) or self._auth.known(origin) is not None:
             return True
-        async with self._sessions.current.get(origin / "v2/", allow_redirects=False) as response:
+        async with self._sessions.current.get(self._auth.base(origin) / "v2/", allow_redirects=False) as response:
             return self._auth.learn(origin, _challenges(response))
 
     async def _send_once(self, url: URL, call: Call, shown: Authorization | None) -> aiohttp.ClientResponse:

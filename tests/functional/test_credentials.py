@@ -17,9 +17,10 @@ from mirror.credentials.helpers import HelperFailed, ask_helper
 from tests.functional.conftest import StartMirror
 from tests.support.access import read_basic
 from tests.support.aws import AwsApi
-from tests.support.habits import Acr, ArtifactRegistry, Ghcr, HtpasswdRegistry, PrivateEcr
+from tests.support.habits import Acr, ArtifactRegistry, Ghcr, GitLab, HtpasswdRegistry, PrivateEcr
 from tests.support.habits.acr import NOBODY
-from tests.support.habits.base import Habit, Sample
+from tests.support.habits.base import OTHER_HOST, Habit, Sample
+from tests.support.mirrors import MirrorProcess
 from tests.support.programs import write_program
 from tests.support.pulling import MirrorClient
 
@@ -384,3 +385,25 @@ async def test_a_wrong_password_is_tried_ever_more_rarely(start_mirror: StartMir
             tried += [minute] * (after - before)
             client.mirror.clock.advance(60)
         assert tried == [0, 5, 15, 35, 75]
+
+
+async def test_many_workers_show_a_wrong_password_no_more_often_than_one(tmp_path: Path) -> None:
+    """GitLab bans an address after a handful of wrong passwords, for everybody behind it."""
+    async with GitLab() as gitlab:
+        user, _ = pair_of(gitlab)
+        (tmp_path / "secret").write_text("wrong", encoding="utf-8")
+        keys = {
+            "endpoints": [gitlab.registry.base_url],
+            "token_hosts": [OTHER_HOST],
+            "username": user,
+            "password_file": str(tmp_path / "secret"),
+        }
+        lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
+        extra = "\n".join([f'[upstreams."{gitlab.name}"]', *lines, ""])
+        path = f"/v2/{gitlab.name}/{gitlab.public.repository}"
+        with MirrorProcess({}, folder=tmp_path, workers=6, extra=extra) as mirror:
+            paths = [f"{path}/tags/list", *(f"{path}{number}/manifests/1" for number in range(60))]
+            asked = [asyncio.to_thread(mirror.request, one) for one in paths]
+            answers = await asyncio.gather(*asked)
+        assert answers[0].status == 200
+        assert gitlab.tokens.bad_attempts == 2  # for the repository, and for nothing
