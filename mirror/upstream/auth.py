@@ -229,12 +229,12 @@ class Authenticator:
         return answer
 
     async def _renew(self, key: str, request: TokenRequest) -> Token | TokenRefused:
-        answer = await self.request_token(request)
+        answer = await self._request(request)
         if isinstance(answer, Token):
             await self._tokens.put(key, answer, ttl_seconds=answer.usable_until - answer.arrived_at)
         return answer
 
-    async def request_token(self, request: TokenRequest) -> Token | TokenRefused:
+    async def _request(self, request: TokenRequest) -> Token | TokenRefused:
         """Ask for a token, and take note of what the service thinks of the credential.
 
         Raises:
