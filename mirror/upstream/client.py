@@ -7,7 +7,7 @@ import json
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from yarl import URL
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _ACCEPT = {"Accept": ", ".join(MANIFEST_ACCEPT)}
 _LIST_LIMIT_BYTES = 8 * 1024 * 1024
+_MOST_PAGES = 100
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PARSED_AT_ONCE_BYTES = 256 * 1024
 _LENGTH_DIGITS = 18
@@ -268,16 +269,39 @@ class RegistryClient:
             return body, next_page(response.headers.getall("Link", ())) is not None
 
     async def list_referrers(self, repository: Repository, digest: Digest) -> bytes:
-        """Return the index of manifests that point at a digest, as JSON."""
+        """Return the index of all manifests that point at a digest, as JSON, put together from the upstream's pages.
+
+        Raises:
+            UpstreamInvalid: the pages have no end, or are no index.
+        """
+        query: Mapping[str, str] = {}
+        index: dict[str, Any] = {}
+        manifests: list[object] = []
+        for _ in range(_MOST_PAGES):
+            page, query = await self._referrers_page(repository, digest, query)
+            index = index or page
+            manifests += page.get("manifests") or []
+            if not query:
+                return json.dumps({**index, "manifests": manifests}, separators=(",", ":")).encode()
+        raise UpstreamInvalid(f"{self.name} lists referrers of {digest} without end", upstream=self.name)
+
+    async def _referrers_page(
+        self, repository: Repository, digest: Digest, query: Mapping[str, str]
+    ) -> tuple[dict[str, Any], Mapping[str, str]]:
+        """Return a page, and the query that leads to the next; of a link only that counts, wherever it leads."""
         call = Call(
             method="GET",
             path=f"{repository.name}/referrers/{digest}",
             repository=repository.name,
             kind=Kind.REFERRERS,
             headers={"Accept": OCI_INDEX},
+            query=query,
         )
         async with self._transport.request(call) as response:
-            return await self._read_object(response, Kind.REFERRERS)
+            page: dict[str, Any] = json.loads(await self._read_object(response, Kind.REFERRERS))
+            if not isinstance(page.get("manifests") or [], list):
+                raise UpstreamInvalid(f"{self.name} sent something else than referrers", upstream=self.name)
+            return page, _query_of(next_page(response.headers.getall("Link", ())))
 
     async def search(self, query: str, limit: int | None) -> bytes:
         """Return the answer of the registry's search, as JSON.
@@ -345,6 +369,14 @@ def _descriptor(headers: Mapping[str, str], reference: Reference) -> Descriptor 
     except DigestInvalid:
         return None
     return Descriptor(media_type=media_type, digest=digest, size_bytes=size)
+
+
+def _query_of(link: str | None) -> Mapping[str, str]:
+    """Return the query of a link; nothing where there is no link, or none that leads further."""
+    try:
+        return {} if link is None else dict(URL(link).query)
+    except ValueError:
+        return {}
 
 
 def _length(text: str | None) -> int | None:

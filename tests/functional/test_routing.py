@@ -231,6 +231,24 @@ async def test_referrers_of_one_type_come_from_the_one_list(registry: TestRegist
     assert registry.count(kind="referrers") == 1
 
 
+async def test_referrers_on_many_pages_come_as_one_list(registry: TestRegistry, client: MirrorClient) -> None:
+    for seed in range(5):
+        registry.add("library/app", None, artifact(HUB_IMAGE, seed))
+    registry.referrers_page = 2
+    answer = await client.get(f"/v2/app/referrers/{HUB_IMAGE.digest}")
+    assert len(answer.json["manifests"]) == 5
+    assert "Link" not in answer.headers
+    assert registry.count(kind="referrers") == 3
+
+
+async def test_a_list_of_referrers_without_end_is_given_up(registry: TestRegistry, client: MirrorClient) -> None:
+    for seed in range(101):
+        registry.add("library/app", None, artifact(HUB_IMAGE, seed))
+    registry.referrers_page = 1
+    answer = await client.get(f"/v2/app/referrers/{HUB_IMAGE.digest}")
+    assert (answer.status, registry.count(kind="referrers")) == (502, 100)
+
+
 async def test_a_registry_without_referrers_says_404_for_the_client_to_fall_back(
     registry: TestRegistry, client: MirrorClient
 ) -> None:

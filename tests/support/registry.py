@@ -79,6 +79,7 @@ class TestRegistry:
         self.redirects: dict[str, Redirect] = {}
         self.limit: RateLimit | None = None
         self.has_referrers = True
+        self.referrers_page: int | None = None  # how many are on one page; None: all
         self.control: ControlSite | None = None
         self.server = FaultyServer(self, record=self.record, fault_list=self.faults, port=port, address=address)
         self.cdn = Cdn(self.content, record=self.record, fault_list=self.faults, port=cdn_port, address=cdn_address)
@@ -299,8 +300,11 @@ class TestRegistry:
         found = self.content.referrers(recorded.repository or "", digest)
         if wanted:
             found = [entry for entry in found if entry["artifactType"] == wanted]
-        index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": found}
+        start, size = int(recorded.query.get("start", "0")), self.referrers_page or len(found)
+        index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": found[start : start + size]}
         reply = json_reply(index, content_type=OCI_INDEX)
+        if start + size < len(found):
+            reply.headers["Link"] = f'<{recorded.path}?start={start + size}>; rel="next"'
         if wanted:
             reply.headers["OCI-Filters-Applied"] = "artifactType"
         return reply
