@@ -19,13 +19,15 @@ from mirror.engine.access import Access
 from mirror.engine.blobs import Blobs
 from mirror.engine.download import Source
 from mirror.engine.downloads import Downloads
+from mirror.engine.eviction import Eviction
 from mirror.engine.lists import Lists
 from mirror.engine.manifests import Manifests
 from mirror.engine.pull import PullThrough
 from mirror.engine.refusals import Refusals
 from mirror.engine.tags import Tags
+from mirror.engine.usage import Usage
 from mirror.errors import MirrorError
-from mirror.policy import TagLifetime
+from mirror.policy import Bounds, TagLifetime
 from mirror.storage.blobs import FileBlobStore
 from mirror.storage.files import Layout
 from mirror.storage.index import DiskIndex
@@ -76,7 +78,7 @@ async def running(
     metrics = Metrics(registry, config.upstreams)
     layout = Layout(config.cache.dir)
     async with AsyncExitStack() as stack:
-        index = await asyncio.to_thread(DiskIndex, layout.index)
+        index = await asyncio.to_thread(DiskIndex, layout.index, clock)
         stack.push_async_callback(asyncio.to_thread, index.close)
         locks = FileLocks(layout.locks)
         stack.callback(locks.close)
@@ -96,13 +98,27 @@ async def running(
         await stack.enter_async_context(supervisor)  # after the sessions: downloads are ended before their connections
         downloads = Downloads(store, index, supervisor, metrics)
         refusals = Refusals(HotValues(limit=_HOT_ENTRIES), clock, ttl_seconds=config.cache.negative_ttl_seconds)
-        pull = _pull_through(store, index, locks, supervisor, downloads, refusals, clock)
+        usage = Usage()
+        pull = _pull_through(store, index, locks, supervisor, downloads, refusals, usage, clock)
+        eviction = Eviction(
+            bounds=Bounds(max_size_bytes=config.cache.max_size_bytes, min_free_bytes=config.cache.min_free_bytes),
+            accounts=index,
+            shelves=store,
+            locks=locks,
+            usage=usage,
+            memory=pull,
+            observer=metrics,
+        )
+        downloads.stored = eviction.wake
+        stack.push_async_callback(eviction.write_usage)
+        _ = supervisor.start(eviction.run(), name="eviction")
 
         async def scrape() -> bytes:
-            size_bytes, objects = await index.totals()
+            totals = await index.totals()
             shared = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+            limit_bytes = config.cache.max_size_bytes
             return await asyncio.to_thread(
-                render, registry, shared_folder=shared, size_bytes=size_bytes, objects=objects
+                render, registry, shared_folder=shared, totals=totals, limit_bytes=limit_bytes
             )
 
         async def look() -> list[UpstreamState]:
@@ -149,6 +165,7 @@ def _pull_through(
     supervisor: Supervisor,
     downloads: Downloads,
     refusals: Refusals,
+    usage: Usage,
     clock: Clock,
 ) -> PullThrough:
     access = Access(index, clock)
@@ -160,6 +177,7 @@ def _pull_through(
         flights=SingleFlight(supervisor, name="manifest"),
         refusals=refusals,
         access=access,
+        usage=usage,
     )
     tags = Tags(
         index=index,
@@ -179,6 +197,7 @@ def _pull_through(
         flights=SingleFlight(supervisor, name="blob"),
         refusals=refusals,
         access=access,
+        usage=usage,
     )
     return PullThrough(tags, manifests, blobs, Lists(index, HotValues(limit=_HOT_LIST_BYTES), clock))
 

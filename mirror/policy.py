@@ -1,9 +1,10 @@
-"""What to do about one tag: pure decisions on what is stored, the settings and the time."""
+"""What to do about a tag, and about room: pure decisions on what is there, the settings and the time."""
 
 from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -93,3 +94,37 @@ def decide(stored: StoredTag | None, *, now: float, lifetime: TagLifetime, key: 
     stale_for_seconds = max(0, -int(remaining_seconds))
     longest_seconds = lifetime.fresh_seconds - fresh_seconds + lifetime.stale_seconds
     return Revalidate(stored, stale_for_seconds <= longest_seconds, stale_for_seconds)
+
+
+class EvictionReason(StrEnum):
+    """Why something was removed: a metric's label and a log's key."""
+
+    SIZE = "size"
+    SPACE = "space"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """How much may be stored (0: as much as fits), and how much of the file system stays free."""
+
+    max_size_bytes: int
+    min_free_bytes: int
+
+
+def room_to_make(
+    bounds: Bounds, *, stored_bytes: int, free_bytes: int, expected_bytes: int, missing_bytes: int
+) -> tuple[EvictionReason, int] | None:
+    """Say how many bytes have to go, and why; None while all is well.
+
+    It begins a little before a bound is reached and ends a little further below, so that room is made ahead of need
+    and not at each blob. What is on its way counts too (``expected_bytes`` when it is whole, ``missing_bytes`` of that
+    still to be written), so that room is made for it while it comes.
+    """
+    if bounds.max_size_bytes:
+        planned_bytes = stored_bytes + expected_bytes
+        if planned_bytes > bounds.max_size_bytes - bounds.max_size_bytes // 32:
+            return EvictionReason.SIZE, planned_bytes - (bounds.max_size_bytes - bounds.max_size_bytes // 16)
+    lacking_bytes = bounds.min_free_bytes + missing_bytes - free_bytes
+    if lacking_bytes > 0:
+        return EvictionReason.SPACE, lacking_bytes + bounds.min_free_bytes // 16
+    return None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from mirror.oci.descriptor import Descriptor
@@ -206,8 +206,93 @@ class Index(Protocol):
         """Return a page of what is cached, in lexical order, and whether there is more."""
         ...
 
-    async def count_stored(self, kind: Kind, size_bytes: int) -> None:
-        """Add to the totals of what is stored."""
+    async def add_blob(self, digest: Digest, size_bytes: int) -> None:
+        """Account for a blob that was stored just now."""
+        ...
+
+    async def add_manifest(self, repository: Repository, manifest: Manifest) -> None:
+        """Account for a stored manifest that this repository holds, and for what it needs."""
+        ...
+
+    async def add_holder(self, repository: Repository, digest: Digest) -> None:
+        """Note that a repository holds a blob, whatever its manifests say."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """How much is stored."""
+
+    size_bytes: int
+    objects: Mapping[Kind, int]
+
+
+@dataclass(slots=True)
+class Removal:
+    """What was taken out of the accounts: files to remove, and what was known about them."""
+
+    digests: list[Digest] = field(default_factory=list)
+    size_bytes: int = 0
+    links: list[tuple[Repository, Digest]] = field(default_factory=list)
+    tags: list[tuple[Repository, Tag]] = field(default_factory=list)
+
+
+class Accounts(Protocol):
+    """By what the store is kept within its bounds: sizes, last uses, what needs what."""
+
+    async def add_blob(self, digest: Digest, size_bytes: int) -> None:
+        """Account for a stored blob."""
+        ...
+
+    async def touch(self, digests: Iterable[Digest]) -> Sequence[Digest]:
+        """Note that content was used; return what there is no account of."""
+        ...
+
+    async def totals(self) -> Totals:
+        """Return how much is stored."""
+        ...
+
+    async def evict(self, size_bytes: int, *, limit: int) -> Removal:
+        """Forget images and loose blobs, the least recently used first, until this much, or ``limit`` objects.
+
+        Their files are to be removed then, and `bury` to be told; a process that dies before leaves them `doomed`.
+        """
+        ...
+
+    async def doomed(self, limit: int) -> Sequence[Digest]:
+        """Return what was forgotten and whose files may still be there."""
+        ...
+
+    async def bury(self, digests: Sequence[Digest]) -> None:
+        """Note that these files are gone."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Space:
+    """Room in the file system of the store, and what downloads in progress make of it.
+
+    ``expected_bytes`` is what they will have when they are whole, ``missing_bytes`` what of that is not on the disk.
+    """
+
+    free_bytes: int
+    expected_bytes: int
+    missing_bytes: int
+
+
+class Shelves(Protocol):
+    """The files of the store, for who makes room on it."""
+
+    async def space(self) -> Space:
+        """Measure."""
+        ...
+
+    async def size_of(self, digest: Digest) -> int | None:
+        """Return the size of a stored file."""
+        ...
+
+    async def remove(self, digests: Sequence[Digest]) -> None:
+        """Take the names of stored files away; who has one open reads on."""
         ...
 
 
@@ -386,4 +471,12 @@ class UpstreamObserver(Protocol):
 
     def limit_seen(self, upstream: str, limit: int | None, remaining: int | None) -> None:
         """The upstream told its rate limit."""
+        ...
+
+
+class EvictionObserver(Protocol):
+    """Counts what had to go."""
+
+    def evicted(self, reason: str, objects: int, size_bytes: int) -> None:
+        """So many objects of this size were removed."""
         ...

@@ -1,7 +1,8 @@
 """Every setting, declared once: the field is its key, its type, how it is written and its default.
 
 A key enters with the code that gives it its effect. A field's key is its name without the unit: ``tag_ttl_seconds`` is
-written ``tag_ttl``. Each is described in docs/configuration.md, which a test compares with this module.
+written ``tag_ttl``, ``max_size_bytes`` is ``max_size``. Each is described in docs/configuration.md, which a test
+compares with this module.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ class Declared:
 def declared(section: type[Any]) -> dict[str, Declared]:
     """Return the settings of a section's class by key."""
     return {
-        one.name.removesuffix("_seconds"): Declared(one.name, one.metadata[_KIND], one.metadata.get(_WRITTEN))
+        one.name.removesuffix("_seconds").removesuffix("_bytes"): Declared(
+            one.name, one.metadata[_KIND], one.metadata.get(_WRITTEN)
+        )
         for one in fields(section)
         if _KIND in one.metadata
     }
@@ -89,9 +92,11 @@ class LogConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheConfig:
-    """Where content is kept, and for how long an answer about a tag holds."""
+    """Where content is kept and how much of it, and for how long an answer about a tag holds."""
 
     dir: Path = setting(values.PATH, "./mirror-cache")
+    max_size_bytes: int = setting(values.size(), "0")
+    min_free_bytes: int = setting(values.size(), "1GiB")
     tag_ttl_seconds: float = setting(values.duration(), "1m")
     stale_if_error_seconds: float = setting(values.duration(), "7d")
     negative_ttl_seconds: float = setting(values.duration(), "10s")

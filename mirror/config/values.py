@@ -21,6 +21,8 @@ E = TypeVar("E", bound=StrEnum)
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)([smhd])")
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _PERCENTAGE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,3})?)%")
+_SIZE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)([kKMGT]i?)?B")
+_UNIT_POWERS = {"k": 1, "K": 1, "M": 2, "G": 3, "T": 4}
 _INTEGER = re.compile(r"-?[0-9]{1,15}")
 _PORT = re.compile(r"[0-9]{1,5}")
 _PORT_LIMIT = 65535
@@ -95,6 +97,21 @@ def duration(*, positive: bool = False) -> Kind[float]:
         if positive and not seconds:
             raise Unfit(f"{expected}, longer than nothing", value)
         return seconds
+
+    return Kind(read)
+
+
+def size() -> Kind[int]:
+    """Accept a number with a unit, decimal or binary, or ``0``; inside it is bytes."""
+
+    def read(value: object) -> int:
+        if value == "0":
+            return 0
+        match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+        if match is None:
+            raise Unfit("a size such as 512MiB, 50GiB or 50GB", value)
+        unit = match[2] or ""
+        return int(float(match[1]) * (1024 if unit.endswith("i") else 1000) ** _UNIT_POWERS.get(unit[:1], 0))
 
     return Kind(read)
 

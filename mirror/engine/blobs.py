@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mirror.engine.access import Access
     from mirror.engine.downloads import Downloads
     from mirror.engine.refusals import Refusals
+    from mirror.engine.usage import Usage
     from mirror.oci.digest import Digest
     from mirror.oci.reference import Repository
     from mirror.ports import BlobStore, Body, Index, Memory, Upstream
@@ -43,6 +44,7 @@ class Blobs:
         flights: SingleFlight[str, Held],
         refusals: Refusals,
         access: Access,
+        usage: Usage,
     ) -> None:
         """Join the parts."""
         self._store = store
@@ -52,6 +54,7 @@ class Blobs:
         self._flights = flights
         self._refusals = refusals
         self._access = access
+        self._usage = usage
 
     async def get(
         self, upstream: Upstream, repository: Repository, digest: Digest, *, range_header: str | None
@@ -69,6 +72,7 @@ class Blobs:
         async with AsyncExitStack() as resources:
             if stored is not None:
                 resources.callback(stored.close)
+                self._usage.note_blob(digest)
                 outcome = Outcome.HIT
                 if held is None:
                     await self._confirm(upstream, repository, digest)
@@ -106,6 +110,10 @@ class Blobs:
             return await upstream.find_blob_size(repository, digest) or held.descriptor.size_bytes
         except UpstreamError:
             return held.descriptor.size_bytes  # a manifest of this repository names it, and its size
+
+    async def forget(self, repository: Repository, digest: Digest) -> None:
+        """Drop from memory that the repository holds a blob."""
+        await self._memory.drop(_key(repository, digest))
 
     # ---- where it comes from
 
@@ -233,6 +241,7 @@ class Blobs:
         held = Held(descriptor=descriptor, is_manifest=False, is_private=upstream.is_private(repository))
         await self._access.note(upstream, repository)
         await self._index.put_held(repository, [held])
+        await self._index.add_holder(repository, digest)
         await self._memory.put(_key(repository, digest), held)
         return held
 

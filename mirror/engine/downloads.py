@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mirror.engine.download import Download
-from mirror.oci.requests import Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mirror.concurrency.supervisor import Supervisor
     from mirror.engine.download import Source
     from mirror.oci.digest import Digest
@@ -24,6 +25,8 @@ class Downloads:
         self._supervisor = supervisor
         self._observer = observer
         self._running: dict[Digest, Download] = {}
+        self.stored: Callable[[], None] = lambda: None
+        """Called when a blob has been stored."""
 
     def __len__(self) -> int:
         return len(self._running)
@@ -47,4 +50,5 @@ class Downloads:
             if self._running.get(download.digest) is download:
                 del self._running[download.digest]
         if download.was_stored_here:
-            await self._index.count_stored(Kind.BLOB, download.size_bytes or 0)
+            await self._index.add_blob(download.digest, download.size_bytes or 0)
+            self.stored()

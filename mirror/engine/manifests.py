@@ -11,13 +11,13 @@ from mirror.errors import Denied, NotFound, StorageError
 from mirror.http.cache_status import Outcome
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.manifest import MANIFEST_LIMIT_BYTES, parse
-from mirror.oci.requests import Kind
 from mirror.ports import Held
 
 if TYPE_CHECKING:
     from mirror.concurrency.single_flight import SingleFlight
     from mirror.engine.access import Access
     from mirror.engine.refusals import Refusals
+    from mirror.engine.usage import Usage
     from mirror.oci.digest import Digest
     from mirror.oci.manifest import Manifest
     from mirror.oci.reference import Repository, Tag
@@ -48,6 +48,7 @@ class Manifests:
         flights: SingleFlight[str, tuple[LoadedManifest, Outcome]],
         refusals: Refusals,
         access: Access,
+        usage: Usage,
     ) -> None:
         """Join the parts; ``memory`` is bounded by bytes."""
         self._store = store
@@ -57,6 +58,7 @@ class Manifests:
         self._flights = flights
         self._refusals = refusals
         self._access = access
+        self._usage = usage
 
     async def get(self, upstream: Upstream, repository: Repository, digest: Digest) -> tuple[LoadedManifest, Outcome]:
         """Return a manifest of this repository.
@@ -65,16 +67,35 @@ class Manifests:
             NotFound, Denied, Remembered: the upstream's answer, now or a moment ago.
             UpstreamError: it is not stored and cannot be fetched.
         """
-        key = f"{repository}@{digest}"
+        key = _key(repository, digest)
         loaded = await self._memory.find(key)
         if loaded is not None and (not loaded.is_private or self._access.is_current(repository)):
+            self._usage.note_manifest(key, repository, digest)
             return loaded, Outcome.HIT
         await self._refusals.check(key)
         (loaded, outcome), was_collapsed = await self._flights.run(
             key, lambda: self._load(upstream, repository, digest)
         )
         await self._memory.put(key, loaded, weight=len(loaded.body))
+        self._usage.note_manifest(key, repository, digest)
         return loaded, Outcome.COALESCED if was_collapsed and outcome is Outcome.MISS else outcome
+
+    def note_use(self, repository: Repository, digest: Digest) -> None:
+        """Note that somebody asked about a manifest without getting it."""
+        self._usage.note_manifest(_key(repository, digest), repository, digest)
+
+    async def forget(self, repository: Repository, digest: Digest) -> None:
+        """Drop a manifest from memory that is no longer stored."""
+        await self._memory.drop(_key(repository, digest))
+
+    async def account(self, repository: Repository, digest: Digest) -> None:
+        """Account for a manifest that is stored and not accounted for; drop from memory one that is not stored."""
+        loaded = await self._find_held(repository, digest)
+        if loaded is None:
+            await self.forget(repository, digest)
+            return
+        manifest = parse(loaded.body, content_type=loaded.descriptor.media_type, digest=digest)
+        await self._index.add_manifest(repository, manifest)
 
     async def fetch_by_tag(self, upstream: Upstream, repository: Repository, tag: Tag) -> Descriptor:
         """Fetch what a tag points at and keep it, from a registry whose HEAD does not say enough."""
@@ -93,7 +114,7 @@ class Manifests:
             try:
                 return await self._confirm_or_fetch(upstream, repository, digest)
             except (NotFound, Denied) as error:
-                await self._refusals.remember(f"{repository}@{digest}", error)
+                await self._refusals.remember(_key(repository, digest), error)
                 raise
 
     async def _find_held(self, repository: Repository, digest: Digest) -> LoadedManifest | None:
@@ -154,13 +175,11 @@ class Manifests:
     async def _keep(self, upstream: Upstream, repository: Repository, manifest: Manifest) -> None:
         """Store and link; trouble with the store is not the client's."""
         try:
-            is_new = await self._store.put(manifest.digest, manifest.body)
+            await self._store.put(manifest.digest, manifest.body)
         except StorageError as error:
             log.error("store.failed", digest=str(manifest.digest), error=str(error))
             return
         await self._link(upstream, repository, manifest)
-        if is_new:
-            await self._index.count_stored(Kind.MANIFEST, len(manifest.body))
 
     async def _link(self, upstream: Upstream, repository: Repository, manifest: Manifest) -> None:
         """Remember that the repository holds the manifest and its blobs.
@@ -173,6 +192,11 @@ class Manifests:
         held.append(Held(descriptor=_descriptor(manifest), is_manifest=True, is_private=is_private))
         await self._index.put_held(repository, held)
         await self._access.note(upstream, repository)
+        await self._index.add_manifest(repository, manifest)
+
+
+def _key(repository: Repository, digest: Digest) -> str:
+    return f"{repository}@{digest}"
 
 
 def _descriptor(manifest: Manifest) -> Descriptor:

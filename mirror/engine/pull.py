@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from mirror.engine.lists import Lists
     from mirror.engine.manifests import Manifests
     from mirror.engine.tags import Tags
+    from mirror.oci.digest import Digest
     from mirror.oci.reference import Reference, Repository
-    from mirror.ports import Upstream
+    from mirror.ports import Removal, Upstream
 
 _FETCHED = frozenset({Outcome.MISS, Outcome.COALESCED})
 
@@ -43,6 +44,7 @@ class PullThrough:
             return ManifestAnswer(descriptor=loaded.descriptor, outcome=outcome, body=loaded.body)
         tag = await self._tags.resolve(upstream, repository, reference)
         if not with_body:
+            self._manifests.note_use(repository, tag.descriptor.digest)
             return ManifestAnswer(descriptor=tag.descriptor, outcome=tag.outcome, ttl_seconds=tag.ttl_seconds)
         loaded, outcome = await self._manifests.get(upstream, repository, tag.descriptor.digest)
         return ManifestAnswer(
@@ -51,3 +53,15 @@ class PullThrough:
             body=loaded.body,
             ttl_seconds=tag.ttl_seconds,
         )
+
+    async def forget(self, removal: Removal) -> None:
+        """Drop from memory what is no longer stored."""
+        for repository, digest in removal.links:
+            await self._manifests.forget(repository, digest)
+            await self.blobs.forget(repository, digest)
+        for repository, tag in removal.tags:
+            await self._tags.forget(repository, tag)
+
+    async def account(self, repository: Repository, digest: Digest) -> None:
+        """Account for a manifest that was served and is not accounted for, or forget it where it is gone."""
+        await self._manifests.account(repository, digest)

@@ -85,6 +85,10 @@ class Tags:
             case _:
                 assert_never(decision)
 
+    async def forget(self, repository: Repository, tag: Tag) -> None:
+        """Drop a tag from memory whose manifest is no longer stored."""
+        await self._memory.drop(f"{repository}:{tag}")
+
     def _decide(self, key: str, stored: StoredTag | None, upstream: Upstream) -> Decision:
         return decide(stored, now=self._clock(), lifetime=upstream.tag_lifetime, key=key)
 

@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import os
 import secrets
+import stat
 from typing import TYPE_CHECKING
 
 from mirror.errors import DigestInvalid, StorageError
 from mirror.oci.digest import Digest
+from mirror.ports import Space
 from mirror.storage.files import ORIGIN_SUFFIX, TEMPORARY_SUFFIX, open_in_thread, rename_durably, write_all
-from mirror.storage.partial import PartialFile, doubt_partial, remove_partial
+from mirror.storage.partial import PartialFile, doubt_partial, measure_partials, remove_partial
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -170,3 +172,47 @@ class FileBlobStore:
             probe.unlink()
         except OSError as error:
             raise StorageError(f"cannot write to the cache folder: {error.strerror}") from error
+
+    # ---- room
+
+    async def space(self) -> Space:
+        """Measure the file system, and what downloads in progress take of it.
+
+        Raises:
+            StorageError: the folder cannot be read.
+        """
+        return await asyncio.to_thread(self._space)
+
+    def _space(self) -> Space:
+        try:
+            expected_bytes, arrived_bytes = measure_partials(self._layout)
+            system = os.statvfs(self._layout.blobs)
+        except OSError as error:
+            raise StorageError(f"cannot measure the cache folder: {error.strerror}") from error
+        return Space(
+            free_bytes=system.f_bavail * system.f_frsize,
+            expected_bytes=expected_bytes,
+            missing_bytes=max(0, expected_bytes - arrived_bytes),
+        )
+
+    async def size_of(self, digest: Digest) -> int | None:
+        """Return the size of a stored file."""
+        with contextlib.suppress(OSError):
+            status = await asyncio.to_thread(self._layout.blob(digest).lstat)
+            return status.st_size if stat.S_ISREG(status.st_mode) else None
+        return None
+
+    async def remove(self, digests: Sequence[Digest]) -> None:
+        """Take the names of stored files away; who has one open reads on.
+
+        Raises:
+            StorageError: one could not be removed.
+        """
+        await asyncio.to_thread(self._remove, digests)
+
+    def _remove(self, digests: Sequence[Digest]) -> None:
+        for digest in digests:
+            try:
+                self._layout.blob(digest).unlink(missing_ok=True)
+            except OSError as error:
+                raise StorageError(f"cannot remove {digest}: {error.strerror}") from error

@@ -10,6 +10,7 @@ can write there (CVE-2025-69872). Nothing here is worth failing a pull for: an i
                    total:<kind>, total:bytes       -> integers
                    note:<key>                      -> what workers tell each other
     repositories   <repository>                    -> 1; apart, so that its keys in order are the catalog
+    ledger         sizes, last uses, what needs what (`mirror.storage.ledger`)
 """
 
 from __future__ import annotations
@@ -30,15 +31,17 @@ from mirror.errors import MirrorError
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository, Tag
-from mirror.oci.requests import Kind
 from mirror.policy import StoredTag
-from mirror.ports import Held
+from mirror.ports import Held, Removal, Totals
+from mirror.storage.ledger import Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from mirror.oci.manifest import Manifest
     from mirror.oci.requests import Page
+    from mirror.ports import Clock
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -101,21 +104,26 @@ def _open_or_replace(folder: Path) -> Any:  # noqa: ANN401 - diskcache has no ty
 
 
 class DiskIndex:
-    """The index of one cache folder; every call runs in its own thread."""
+    """The index of one cache folder: what is looked up in one thread, the accounts in another."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open both databases in ``folder``.
+    def __init__(self, folder: Path, clock: Clock = time.time) -> None:
+        """Open the databases in ``folder``; ``clock`` tells when something was used.
 
         Raises:
             OSError: the folder cannot be used.
         """
+        self._clock = clock
         # one thread: diskcache keeps a connection for each, and closes only that of the thread which asks
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="index")
         self._facts = self._pool.submit(_open_or_replace, folder / "facts").result()
         self._repositories = self._pool.submit(_open_or_replace, folder / "repositories").result()
+        self._ledger_pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
+        self._ledger = self._ledger_pool.submit(Ledger, folder / "ledger.db").result()
 
     def close(self) -> None:
         """Wait for running calls and close."""
+        self._ledger_pool.submit(self._ledger.close).result()
+        self._ledger_pool.shutdown()
         self._pool.submit(self._facts.close).result()
         self._pool.submit(self._repositories.close).result()
         self._pool.shutdown()
@@ -130,17 +138,23 @@ class DiskIndex:
     async def put_tag(self, repository: Repository, tag: Tag, stored: StoredTag) -> None:
         """Remember what the upstream just said."""
         document = _document_of(stored.descriptor) | {"confirmed": stored.confirmed_at}
-        await self._run(self._put_tag, repository, tag, json.dumps(document))
+        has_moved = await self._run(self._put_tag, repository, tag, document)
+        if has_moved:
+            await self._account(self._ledger.point_tag, repository, tag, stored.descriptor.digest)
 
-    def _put_tag(self, repository: Repository, tag: Tag, text: str) -> None:
+    def _put_tag(self, repository: Repository, tag: Tag, document: Mapping[str, Any]) -> bool:
+        key = f"tag:{repository}:{tag}"
         with self._facts.transact(retry=True):
-            self._facts.set(f"tag:{repository}:{tag}", text)
+            before = _read(self._facts.get(key, "{}"), json.loads) or {}
+            self._facts.set(key, json.dumps(document))
             self._change_tags(repository, lambda names: names | {str(tag)})
         self._repositories.set(str(repository), 1, retry=True)
+        return bool(before.get("digest") != document["digest"])
 
     async def drop_tag(self, repository: Repository, tag: Tag) -> None:
         """Forget a tag that the upstream no longer has."""
         await self._run(self._drop_tag, repository, tag)
+        await self._account(self._ledger.drop_tag, repository, tag)
 
     def _drop_tag(self, repository: Repository, tag: Tag) -> None:
         with self._facts.transact(retry=True):
@@ -233,35 +247,74 @@ class DiskIndex:
     def _names(self) -> Iterator[str]:
         yield from self._repositories.iterkeys()
 
-    async def count_stored(self, kind: Kind, size_bytes: int) -> None:
-        """Add to the totals of what is stored."""
-        await self._run(self._count, kind, size_bytes)
+    # ---- the accounts
 
-    def _count(self, kind: Kind, size_bytes: int) -> None:
+    async def add_blob(self, digest: Digest, size_bytes: int) -> None:
+        """Account for a blob that was stored just now."""
+        await self._account(self._ledger.add_blob, digest, size_bytes, self._clock())
+
+    async def add_manifest(self, repository: Repository, manifest: Manifest) -> None:
+        """Account for a stored manifest that this repository holds, and for what it needs."""
+        await self._account(self._ledger.add_manifest, repository, manifest, self._clock())
+
+    async def add_holder(self, repository: Repository, digest: Digest) -> None:
+        """Note that a repository holds a blob, whatever its manifests say."""
+        await self._account(self._ledger.add_holder, repository, digest)
+
+    async def touch(self, digests: Iterable[Digest]) -> Sequence[Digest]:
+        """Note that content was used; return what there is no account of."""
+        return await self._account(self._ledger.touch, digests, self._clock()) or ()
+
+    async def totals(self) -> Totals:
+        """Return how much is stored."""
+        return await self._account(self._ledger.totals) or Totals(size_bytes=0, objects={})
+
+    async def evict(self, size_bytes: int, *, limit: int) -> Removal:
+        """Forget images and loose blobs, the least recently used first, until this much, or ``limit`` objects.
+
+        Their files are to be removed then, and `bury` to be told; a process that dies before leaves them `doomed`.
+        """
+        removal = await self._account(lambda: self._ledger.evict(size_bytes, limit=limit)) or Removal()
+        await self._run(self._forget, removal)
+        return removal
+
+    def _forget(self, removal: Removal) -> None:
         with self._facts.transact(retry=True):
-            self._facts.incr(f"total:{kind}")
-            self._facts.incr("total:bytes", size_bytes)
+            for repository, digest in removal.links:
+                self._facts.delete(f"held:{repository}@{digest}")
+            for repository, tag in removal.tags:
+                self._drop_tag(repository, tag)
 
-    async def totals(self) -> tuple[int, Mapping[Kind, int]]:
-        """Return the bytes stored and how many objects of each kind."""
-        return await self._run(self._totals) or (0, {})
+    async def doomed(self, limit: int) -> Sequence[Digest]:
+        """Return what was forgotten and whose files may still be there."""
+        return await self._account(self._ledger.doomed, limit) or ()
 
-    def _totals(self) -> tuple[int, Mapping[Kind, int]]:
-        return int(self._facts.get("total:bytes", 0)), {
-            kind: int(self._facts.get(f"total:{kind}", 0)) for kind in (Kind.BLOB, Kind.MANIFEST)
-        }
+    async def bury(self, digests: Sequence[Digest]) -> None:
+        """Note that these files are gone."""
+        await self._account(self._ledger.bury, digests)
+
+    # ---- threads
 
     async def _document(self, key: str) -> dict[str, Any] | None:
         text = await self._run(self._facts.get, key)
         return None if text is None else _read(text, json.loads)
 
     async def _run(self, work: Callable[..., T], *arguments: object) -> T | None:
-        """Run ``work`` in the pool; trouble with the index is logged and is nobody else's trouble."""
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
-        except (sqlite3.Error, diskcache.Timeout, MirrorError, OSError, ValueError) as error:
-            log.warning("index.failed", error=f"{type(error).__name__}: {error}")
-            return None
+        """Look something up, or note it."""
+        return await _in_thread(self._pool, work, *arguments)
+
+    async def _account(self, work: Callable[..., T], *arguments: object) -> T | None:
+        """Read or change the accounts."""
+        return await _in_thread(self._ledger_pool, work, *arguments)
+
+
+async def _in_thread(pool: ThreadPoolExecutor, work: Callable[..., T], *arguments: object) -> T | None:
+    """Run ``work`` in a pool; trouble with the index is logged and is nobody else's trouble."""
+    try:
+        return await asyncio.get_running_loop().run_in_executor(pool, work, *arguments)
+    except (sqlite3.Error, diskcache.Timeout, MirrorError, OSError, ValueError) as error:
+        log.warning("index.failed", error=f"{type(error).__name__}: {error}")
+        return None
 
 
 def _read(document: Any, build: Callable[[Any], T]) -> T | None:  # noqa: ANN401 - whatever the database held

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _UNVERIFIED = 0o600
 _VERIFIED = 0o644
+_STAT_BLOCK_BYTES = 512  # whatever the file system's own
 
 
 def _origin_path(path: Path) -> Path:
@@ -46,6 +47,28 @@ def _origin_path(path: Path) -> Path:
 def doubt_partial(path: Path) -> None:
     """Take back that a file was verified: after a power cut its mode may have lived and its bytes may not."""
     path.chmod(_UNVERIFIED)
+
+
+def measure_partials(layout: Layout) -> tuple[int, int]:
+    """Return the bytes that downloads in progress will have, where that is known, and those that are on the disk."""
+    expected_bytes = arrived_bytes = 0
+    for path in layout.partial.iterdir():
+        if path.suffix:
+            continue
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            continue
+        arrived_bytes += status.st_blocks * _STAT_BLOCK_BYTES
+        expected_bytes += max(status.st_size, _announced_size(path))
+    return expected_bytes, arrived_bytes
+
+
+def _announced_size(path: Path) -> int:
+    try:
+        return int(json.loads(_origin_path(path).read_text(encoding="utf-8"))["size"] or 0)
+    except (OSError, ValueError, TypeError, KeyError):
+        return 0
 
 
 def remove_partial(path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -13,9 +13,12 @@ from prometheus_client.registry import Collector
 from mirror import __version__
 from mirror.http.cache_status import Outcome
 from mirror.oci.requests import Kind
+from mirror.policy import EvictionReason
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
+
+    from mirror.ports import Totals
 
 NO_UPSTREAM = "none"  # a request that is about no upstream: a ping, the catalog
 _FIRST_BYTE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -92,6 +95,10 @@ class Metrics:
             ("upstream",),
             registry=registry,
         )
+        self._evictions = Counter(
+            "mirror_evictions_total", "Stored blobs and manifests removed.", ("reason",), registry=registry
+        )
+        self._evicted_bytes = Counter("mirror_evicted_bytes_total", "Their bytes.", ("reason",), registry=registry)
         build = Gauge(
             "mirror_build_info", "The version that runs.", ("version",), registry=registry, multiprocess_mode="max"
         )
@@ -101,6 +108,8 @@ class Metrics:
             self._auth_failures.labels(upstream)
             self._resumes.labels(upstream)
             self._mismatches.labels(upstream)
+        for reason in EvictionReason:
+            self.evicted(reason, 0, 0)
 
     def answered(
         self,
@@ -162,6 +171,11 @@ class Metrics:
         """An upstream sent bytes that are not what was asked for."""
         self._mismatches.labels(upstream).inc()
 
+    def evicted(self, reason: str, objects: int, size_bytes: int) -> None:
+        """So many objects of this size were removed."""
+        self._evictions.labels(reason).inc(objects)
+        self._evicted_bytes.labels(reason).inc(size_bytes)
+
 
 class _ProxyMetrics:
     """The five names of distribution's proxy, with its meaning, for dashboards that were made for it.
@@ -194,25 +208,26 @@ class _ProxyMetrics:
 class _CacheTotals(Collector):
     """What the cache holds, as the index counted it when the scrape began."""
 
-    def __init__(self, size_bytes: int, objects: Mapping[Kind, int]) -> None:
-        self._size_bytes = size_bytes
-        self._objects = objects
+    def __init__(self, totals: Totals, limit_bytes: int) -> None:
+        self._totals = totals
+        self._limit_bytes = limit_bytes
 
     def collect(self) -> Iterable[Metric]:
-        yield GaugeMetricFamily("mirror_cache_bytes", "Bytes of stored blobs and manifests.", self._size_bytes)
+        yield GaugeMetricFamily("mirror_cache_bytes", "Bytes of stored blobs and manifests.", self._totals.size_bytes)
+        yield GaugeMetricFamily(
+            "mirror_cache_limit_bytes", "What they are kept below (cache.max_size); 0: unbounded.", self._limit_bytes
+        )
         objects = GaugeMetricFamily("mirror_cache_objects", "Stored blobs and manifests.", labels=("kind",))
-        for kind, number in self._objects.items():
+        for kind, number in self._totals.objects.items():
             objects.add_metric((kind.value,), number)
         yield objects
 
 
-def render(
-    registry: CollectorRegistry, *, shared_folder: str | None, size_bytes: int, objects: Mapping[Kind, int]
-) -> bytes:
+def render(registry: CollectorRegistry, *, shared_folder: str | None, totals: Totals, limit_bytes: int) -> bytes:
     """Write the text format: this process's metrics, or with ``shared_folder`` those of all workers."""
     scrape = CollectorRegistry()
     if shared_folder is not None:
         MultiProcessCollector(scrape, path=shared_folder)  # type: ignore[no-untyped-call]
-    scrape.register(_CacheTotals(size_bytes, objects))
+    scrape.register(_CacheTotals(totals, limit_bytes))
     own = b"" if shared_folder is not None else generate_latest(registry)
     return own + generate_latest(scrape)

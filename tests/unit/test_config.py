@@ -277,8 +277,8 @@ def refusal(configure: Load, text: str, **more: object) -> str:
             'upstreams."docker.io".endpoint is not a setting; did you mean upstreams."docker.io".endpoints?',
         ),
         (
-            '[cache]\nmax_size = "1GiB"\n',
-            "cache.max_size is not a setting; known here: dir, tag_ttl, stale_if_error, negative_ttl",
+            '[cache]\nsomething = "1GiB"\n',
+            "cache.something is not a setting; known here: dir, max_size, min_free, tag_ttl, stale_if_error,",
         ),
         ('[cache]\n"a\\nb" = 1\n', 'cache."a\\nb" is not a setting; known here: '),
         ('[cache]\ndir.path = "x"\n', "cache.dir must be a path, not a table"),
@@ -452,6 +452,28 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 # --- values ---
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [
+        ("0", 0),
+        ("100B", 100),
+        ("1.5kB", 1500),
+        ("64KiB", 65_536),
+        ("50GB", 50 * 10**9),
+        ("50GiB", 50 * 2**30),
+        ("2TiB", 2 * 2**40),
+    ],
+)
+def test_a_size(text: str, size_bytes: int) -> None:
+    assert values.size().read(text) == size_bytes
+
+
+@pytest.mark.parametrize("value", ["", "5", "5 GiB", "5g", "GiB", "-1GiB", "1PiB", 5, 0, True, None, "\uff15GiB"])
+def test_what_is_no_size(value: object) -> None:
+    with pytest.raises(values.Unfit, match="must be a size such as 512MiB, 50GiB or 50GB"):
+        values.size().read(value)
 
 
 @pytest.mark.parametrize(

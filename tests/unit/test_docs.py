@@ -17,6 +17,7 @@ import mirror
 from mirror.http.cache_status import Outcome, cache_status
 from mirror.oci.error_codes import ErrorCode
 from mirror.oci.requests import Kind
+from mirror.ports import Totals
 from mirror.telemetry.metrics import NO_UPSTREAM, Metrics, render
 
 _ROOT = Path(__file__).parents[2]
@@ -90,7 +91,8 @@ def exported() -> dict[str, tuple[str, frozenset[str]]]:
     metrics.upstream_sent("docker.io", Kind.BLOB, 1)
     metrics.upstream_up("docker.io", is_up=True)
     metrics.limit_seen("docker.io", 100, 99)
-    text = render(registry, shared_folder=None, size_bytes=1, objects={Kind.BLOB: 1}).decode()
+    totals = Totals(size_bytes=1, objects={Kind.BLOB: 1})
+    text = render(registry, shared_folder=None, totals=totals, limit_bytes=0).decode()
     found = {}
     for family in text_string_to_metric_families(text):
         if family.name.endswith("_created"):

@@ -1,0 +1,147 @@
+"""Keeps the store within its bounds, oldest use first, while serving; of several workers one evicts at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from mirror.errors import StorageError
+from mirror.policy import EvictionReason, room_to_make
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mirror.engine.usage import Usage
+    from mirror.oci.digest import Digest
+    from mirror.oci.reference import Repository
+    from mirror.policy import Bounds
+    from mirror.ports import Accounts, EvictionObserver, Locks, Removal, Shelves
+
+log = structlog.get_logger(__name__)
+
+_TICK_SECONDS = 1.0  # other workers store too, and other programs fill the disk
+_BATCH_OBJECTS = 64
+_LOCK = "evict"
+_FREEING_SECONDS = 1.0  # what is still being sent frees its room only afterwards
+
+
+class Memory(Protocol):
+    """What is held in memory of content that may go."""
+
+    async def forget(self, removal: Removal) -> None:
+        """Forget what was removed."""
+        ...
+
+    async def account(self, repository: Repository, digest: Digest) -> None:
+        """Account for a manifest that was served and is not accounted for, or forget it where it is gone."""
+        ...
+
+
+class Eviction:
+    """Looks again and again whether room has to be made, and makes it."""
+
+    def __init__(
+        self,
+        *,
+        bounds: Bounds,
+        accounts: Accounts,
+        shelves: Shelves,
+        locks: Locks,
+        usage: Usage,
+        memory: Memory,
+        observer: EvictionObserver,
+    ) -> None:
+        """Join the parts."""
+        self._bounds = bounds
+        self._accounts = accounts
+        self._shelves = shelves
+        self._locks = locks
+        self._usage = usage
+        self._memory = memory
+        self._observer = observer
+        self._stored = asyncio.Event()
+        self._is_full = False
+
+    def wake(self) -> None:
+        """Look soon: something was stored, or is about to be."""
+        self._stored.set()
+
+    async def run(self) -> None:
+        """Keep the store within its bounds until cancelled."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_TICK_SECONDS):
+                    await self._stored.wait()
+            self._stored.clear()
+            try:
+                await self.write_usage()
+                await self._make_room()
+            except StorageError as error:
+                log.warning("cache.eviction_failed", error=str(error))
+
+    async def write_usage(self) -> None:
+        """Hand on what was served; what there is no account of is accounted for, or forgotten where it is gone."""
+        manifests, blobs = self._usage.take()
+        digests = blobs | {digest for _, digest in manifests}
+        unknown = set(await self._accounts.touch(digests)) if digests else set()
+        if not unknown:
+            return
+        async with self._locks.hold(_LOCK):
+            for repository, digest in manifests:
+                if digest in unknown:
+                    await self._memory.account(repository, digest)
+            for digest in blobs & unknown:
+                size_bytes = await self._shelves.size_of(digest)
+                if size_bytes is not None:
+                    await self._accounts.add_blob(digest, size_bytes)
+
+    async def _make_room(self) -> None:
+        if await self._room_to_make() is None:
+            self._is_full = False
+            return
+        async with self._locks.hold(_LOCK):
+            found = await self._room_to_make()  # another worker may have made it meanwhile
+            if found is None:
+                return
+            reason, needed_bytes = found
+            evicted_bytes = await self._evict(reason, needed_bytes)
+        if evicted_bytes < needed_bytes and not self._is_full:
+            self._is_full = True
+            log.warning("cache.full", reason=reason.value, missing_bytes=needed_bytes - evicted_bytes)
+        if reason is EvictionReason.SPACE:
+            await asyncio.sleep(_FREEING_SECONDS)
+
+    async def _room_to_make(self) -> tuple[EvictionReason, int] | None:
+        totals, space = await self._accounts.totals(), await self._shelves.space()
+        return room_to_make(
+            self._bounds,
+            stored_bytes=totals.size_bytes,
+            free_bytes=space.free_bytes,
+            expected_bytes=space.expected_bytes,
+            missing_bytes=space.missing_bytes,
+        )
+
+    async def _evict(self, reason: EvictionReason, needed_bytes: int) -> int:
+        """Remove this much, in small steps; return how much it was."""
+        await self._remove(await self._accounts.doomed(_BATCH_OBJECTS))
+        evicted_bytes = objects = 0
+        while evicted_bytes < needed_bytes:
+            removal = await self._accounts.evict(needed_bytes - evicted_bytes, limit=_BATCH_OBJECTS)
+            if not removal.digests:
+                break
+            await self._memory.forget(removal)
+            await self._remove(removal.digests)
+            self._observer.evicted(reason.value, len(removal.digests), removal.size_bytes)
+            evicted_bytes += removal.size_bytes
+            objects += len(removal.digests)
+        if objects:
+            log.info("cache.evicted", reason=reason.value, objects=objects, size_bytes=evicted_bytes)
+        return evicted_bytes
+
+    async def _remove(self, digests: Sequence[Digest]) -> None:
+        if digests:
+            await self._shelves.remove(digests)
+            await self._accounts.bury(digests)
