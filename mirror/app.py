@@ -36,6 +36,7 @@ from mirror.storage.memory import HotValues
 from mirror.telemetry.metrics import Metrics, render
 from mirror.upstream.assembly import Shared, make_client
 from mirror.upstream.sessions import Sessions
+from mirror.web.hot import HotRequests
 from mirror.web.ops import OpsHandlers
 from mirror.web.pull import PullHandlers
 from mirror.web.routes import Router
@@ -131,7 +132,8 @@ async def running(
             hostnames=hostnames,
             rules={one.name: one.rules for one in config.upstreams.values()},
         )
-        handler = Handler(PullHandlers(router, pull), OpsHandlers(store, scrape, look), metrics)
+        hot = HotRequests(pull, metrics)
+        handler = Handler(PullHandlers(router, pull), OpsHandlers(store, scrape, look), hot, metrics)
         runner = web.ServerRunner(
             HttpServer(handler), shutdown_timeout=max(config.server.shutdown_grace_seconds, _NO_GRACE_SECONDS)
         )

@@ -303,6 +303,10 @@ class Memory(Protocol[V]):
         """Return the value, unless it has ended or was dropped."""
         ...
 
+    def peek(self, key: str) -> V | None:
+        """Return the same at once, where the values are this process's own."""
+        ...
+
     async def put(self, key: str, value: V, *, ttl_seconds: float | None = None, weight: int = 1) -> None:
         """Keep a value for ``ttl_seconds`` (None: until it is dropped)."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import shutil
 import signal
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+_COLLECTED_AFTER_OBJECTS = 10_000
 _DRAIN_MARGIN_SECONDS = 5.0
 _EVERY_ADDRESS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - what is listened on is the operator's choice
 
@@ -80,6 +82,10 @@ async def _serve(config: Config, sockets: Sequence[socket.socket]) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stopped.set)
     async with running(config, sockets):
+        # what is there now stays: a full collection need not look at it, and one in a few requests would be full
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(_COLLECTED_AFTER_OBJECTS)
         await stopped.wait()
     log.info("server.stopped")
 

@@ -67,11 +67,10 @@ class Manifests:
             NotFound, Denied, Remembered: the upstream's answer, now or a moment ago.
             UpstreamError: it is not stored and cannot be fetched.
         """
-        key = _key(repository, digest)
-        loaded = await self._memory.find(key)
-        if loaded is not None and (not loaded.is_private or self._access.is_current(repository)):
-            self._usage.note_manifest(key, repository, digest)
+        loaded = self.peek(repository, digest)
+        if loaded is not None:
             return loaded, Outcome.HIT
+        key = _key(repository, digest)
         await self._refusals.check(key)
         (loaded, outcome), was_collapsed = await self._flights.run(
             key, lambda: self._load(upstream, repository, digest)
@@ -79,6 +78,15 @@ class Manifests:
         await self._memory.put(key, loaded, weight=len(loaded.body))
         self._usage.note_manifest(key, repository, digest)
         return loaded, Outcome.COALESCED if was_collapsed and outcome is Outcome.MISS else outcome
+
+    def peek(self, repository: Repository, digest: Digest) -> LoadedManifest | None:
+        """Return a manifest of this repository that is in memory and need not be confirmed again; note its use."""
+        key = _key(repository, digest)
+        loaded = self._memory.peek(key)
+        if loaded is None or (loaded.is_private and not self._access.is_current(repository)):
+            return None
+        self._usage.note_manifest(key, repository, digest)
+        return loaded
 
     def note_use(self, repository: Repository, digest: Digest) -> None:
         """Note that somebody asked about a manifest without getting it."""

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from mirror.engine.answers import ManifestAnswer
 from mirror.http.cache_status import Outcome
 from mirror.oci.reference import Tag
+from mirror.policy import Serve
 
 if TYPE_CHECKING:
     from mirror.engine.blobs import Blobs
     from mirror.engine.lists import Lists
-    from mirror.engine.manifests import Manifests
+    from mirror.engine.manifests import LoadedManifest, Manifests
     from mirror.engine.tags import Tags
     from mirror.oci.digest import Digest
     from mirror.oci.reference import Reference, Repository
@@ -29,6 +30,19 @@ class PullThrough:
         self._manifests = manifests
         self.blobs = blobs
         self.lists = lists
+
+    def peek_manifest(
+        self, upstream: Upstream, repository: Repository, reference: Reference
+    ) -> tuple[LoadedManifest, int | None] | None:
+        """Return, where ``manifest`` would be a hit and need not wait, the manifest and what its tag has left."""
+        ttl_seconds = None
+        if isinstance(reference, Tag):
+            decision = self._tags.peek(upstream, repository, reference)
+            if not isinstance(decision, Serve):
+                return None
+            reference, ttl_seconds = decision.stored.descriptor.digest, decision.ttl_seconds
+        loaded = self._manifests.peek(repository, reference)
+        return None if loaded is None else (loaded, ttl_seconds)
 
     async def manifest(
         self, upstream: Upstream, repository: Repository, reference: Reference, *, with_body: bool

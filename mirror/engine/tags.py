@@ -89,6 +89,11 @@ class Tags:
         """Drop a tag from memory whose manifest is no longer stored."""
         await self._memory.drop(f"{repository}:{tag}")
 
+    def peek(self, upstream: Upstream, repository: Repository, tag: Tag) -> Decision:
+        """Decide on what is in memory alone."""
+        key = f"{repository}:{tag}"
+        return self._decide(key, self._memory.peek(key), upstream)
+
     def _decide(self, key: str, stored: StoredTag | None, upstream: Upstream) -> Decision:
         return decide(stored, now=self._clock(), lifetime=upstream.tag_lifetime, key=key)
 

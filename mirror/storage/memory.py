@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from aiocache import SimpleMemoryCache
 
 V = TypeVar("V")
+
+
+class _Values(SimpleMemoryCache):  # type: ignore[misc]  # aiocache has no types
+    """aiocache's values, readable without a coroutine: its ``get`` costs more than all else that a hit does here."""
+
+    def peek(self, key: str) -> Any:  # noqa: ANN401 - whatever was kept
+        """Return what ``get`` would: a value that has ended is no longer in the dictionary."""
+        return self._cache.get(key)
 
 
 class HotValues(Generic[V]):
@@ -18,8 +26,7 @@ class HotValues(Generic[V]):
 
     def __init__(self, *, limit: int) -> None:
         """Take the limit of the sum of weights: a number of entries, or of bytes, as ``put`` is told."""
-        # timeout=0: by default every get is wrapped in a wait_for, which costs more than the get
-        self._cache = SimpleMemoryCache(timeout=0)
+        self._cache = _Values(timeout=0)  # by default every call is wrapped in a wait_for
         self._weights: OrderedDict[str, int] = OrderedDict()
         self._limit = limit
         self._total = 0
@@ -29,7 +36,11 @@ class HotValues(Generic[V]):
 
     async def find(self, key: str) -> V | None:
         """Return the value, unless it has ended or was dropped."""
-        value: V | None = await self._cache.get(key)
+        return self.peek(key)
+
+    def peek(self, key: str) -> V | None:
+        """Return the same at once."""
+        value: V | None = self._cache.peek(key)
         if value is not None and key in self._weights:
             self._weights.move_to_end(key)
         return value

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -104,6 +105,7 @@ class Metrics:
         )
         build.labels(__version__).set(1)
         self._proxy = _ProxyMetrics(registry)
+        self._answers: dict[tuple[str | None, Kind, Outcome | None, int], _AnswerCounters] = {}
         for upstream in upstreams:
             self._auth_failures.labels(upstream)
             self._resumes.labels(upstream)
@@ -122,12 +124,50 @@ class Metrics:
         first_byte_seconds: float,
     ) -> None:
         """One request was answered; ``outcome`` is None for errors and for what has nothing to do with the cache."""
+        self.answered_alike(
+            upstream=upstream,
+            kind=kind,
+            outcome=outcome,
+            code=code,
+            size_bytes=size_bytes,
+            first_byte_seconds=(first_byte_seconds,),
+        )
+
+    def answered_alike(
+        self,
+        *,
+        upstream: str | None,
+        kind: Kind,
+        outcome: Outcome | None,
+        code: int,
+        size_bytes: int,
+        first_byte_seconds: Sequence[float],
+    ) -> None:
+        """Several requests were answered in the same way, each with ``size_bytes``."""
+        key = (upstream, kind, outcome, code)
+        counters = self._answers.get(key)
+        if counters is None:
+            counters = self._answers[key] = self._counters_of(*key)
+        number = len(first_byte_seconds)
+        counters.requests.inc(number)
+        counters.response_bytes.inc(size_bytes * number)
+        for seconds in first_byte_seconds:
+            counters.first_byte.observe(seconds)
+        if counters.proxy is not None:
+            counters.proxy.answered(size_bytes, number)
+
+    def _counters_of(self, upstream: str | None, kind: Kind, outcome: Outcome | None, code: int) -> _AnswerCounters:
+        """Find what one kind of answer counts in, which costs more than the counting; few kinds of answers exist."""
         labels = (upstream or NO_UPSTREAM, kind.value, "none" if outcome is None else outcome.value)
-        self._requests.labels(*labels, str(code)).inc()
-        self._response_bytes.labels(*labels).inc(size_bytes)
-        self._first_byte.labels(*labels).observe(first_byte_seconds)
+        proxy = None
         if kind in _PROXY_KINDS and outcome is not None and outcome not in _NOT_A_PULL:
-            self._proxy.answered(kind, size_bytes, is_hit=outcome not in _FROM_UPSTREAM)
+            proxy = self._proxy.counters_of(kind, is_hit=outcome not in _FROM_UPSTREAM)
+        return _AnswerCounters(
+            requests=self._requests.labels(*labels, str(code)),
+            response_bytes=self._response_bytes.labels(*labels),
+            first_byte=self._first_byte.labels(*labels),
+            proxy=proxy,
+        )
 
     def upstream_answered(self, upstream: str, kind: Kind, method: str, code: str, seconds: float) -> None:
         """One request was answered, or failed (``code`` is then ``error``)."""
@@ -177,6 +217,30 @@ class Metrics:
         self._evicted_bytes.labels(reason).inc(size_bytes)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _AnswerCounters:
+    """Where answers of one upstream, kind, outcome and code are counted."""
+
+    requests: Counter
+    response_bytes: Counter
+    first_byte: Histogram
+    proxy: _ProxyCounters | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ProxyCounters:
+    """The same for distribution's names."""
+
+    requests: Counter
+    outcome: Counter
+    pushed: Counter
+
+    def answered(self, size_bytes: int, number: int) -> None:
+        self.requests.inc(number)
+        self.outcome.inc(number)
+        self.pushed.inc(size_bytes * number)
+
+
 class _ProxyMetrics:
     """The five names of distribution's proxy, with its meaning, for dashboards that were made for it.
 
@@ -196,10 +260,12 @@ class _ProxyMetrics:
         self._pulled = counter("pulled_bytes", "Bytes fetched from upstreams.")
         self._pushed = counter("pushed_bytes", "Bytes sent to clients.")
 
-    def answered(self, kind: Kind, size_bytes: int, *, is_hit: bool) -> None:
-        self._requests.labels(kind.value).inc()
-        (self._hits if is_hit else self._misses).labels(kind.value).inc()
-        self._pushed.labels(kind.value).inc(size_bytes)
+    def counters_of(self, kind: Kind, *, is_hit: bool) -> _ProxyCounters:
+        return _ProxyCounters(
+            requests=self._requests.labels(kind.value),
+            outcome=(self._hits if is_hit else self._misses).labels(kind.value),
+            pushed=self._pushed.labels(kind.value),
+        )
 
     def pulled(self, kind: Kind, size_bytes: int) -> None:
         self._pulled.labels(kind.value).inc(size_bytes)

@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
-import secrets
+import random
 import time
 from dataclasses import dataclass, field
+from json.encoder import encode_basestring_ascii as quote
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from mirror.oci.requests import Kind
+from mirror.oci.requests import BlobRequest, Kind, ManifestRequest, ReferrersRequest
+from mirror.telemetry.logs import render_members, write_json
 
 if TYPE_CHECKING:
-    from aiohttp import web
+    from collections.abc import Sequence
 
     from mirror.http.cache_status import Outcome
+    from mirror.web.routes import Route
 
 log = structlog.get_logger(__name__)
 
 
 class RequestObserver(Protocol):
     """Counts answers."""
+
+    def answered_alike(
+        self,
+        *,
+        upstream: str | None,
+        kind: Kind,
+        outcome: Outcome | None,
+        code: int,
+        size_bytes: int,
+        first_byte_seconds: Sequence[float],
+    ) -> None:
+        """Several requests were answered in the same way, each with ``size_bytes``."""
+        ...
 
     def answered(
         self,
@@ -36,13 +52,20 @@ class RequestObserver(Protocol):
         ...
 
 
+def new_request_id() -> str:
+    """Make up a name for a request, which is no secret."""
+    return f"{random.getrandbits(64):016x}"
+
+
 @dataclass(slots=True)
 class Exchange:
     """Gathers the facts of one request while it is handled."""
 
-    request: web.BaseRequest
-    request_id: str = field(default_factory=lambda: secrets.token_hex(8))
+    method: str
+    client: str | None
+    request_id: str = field(default_factory=new_request_id)
     started: float = field(default_factory=time.perf_counter)
+    route: Route | None = None
     kind: Kind = Kind.OTHER
     upstream: str | None = None
     repository: str | None = None
@@ -52,6 +75,19 @@ class Exchange:
     bytes_sent: int = 0
     error: str | None = None
     first_byte_seconds: float | None = None
+
+    def set_route(self, route: Route) -> None:
+        """Note what is asked for."""
+        self.route, self.kind = route, route.request.kind
+        if route.upstream is not None and route.repository is not None:
+            self.upstream, self.repository = route.upstream.name, route.repository.name
+        match route.request:
+            case ManifestRequest(reference=reference):
+                self.reference = str(reference)
+            case BlobRequest(digest=digest) | ReferrersRequest(digest=digest):
+                self.reference = str(digest)
+            case _:
+                pass
 
     def headers_sent(self, status: int) -> None:
         """Note that the answer begins now."""
@@ -71,8 +107,19 @@ class Exchange:
         )
         facts = {
             "request_id": self.request_id,
-            "client": self.request.remote,
-            "method": self.request.method,
+            "client": self.client,
+            "method": self.method,
+            **self.what_was_answered(),
+            "duration_seconds": round(duration_seconds, 6),
+            "error": self.error,
+        }
+        facts = {name: value for name, value in facts.items() if value is not None}
+        if not write_json("request.served", render_members(facts)):
+            log.info("request.served", **facts)
+
+    def what_was_answered(self) -> dict[str, str | int | None]:
+        """Return the facts that the same request has again when it is answered in the same way."""
+        return {
             "upstream": self.upstream,
             "repository": self.repository,
             "reference": self.reference,
@@ -80,7 +127,43 @@ class Exchange:
             "outcome": None if self.outcome is None else self.outcome.value,
             "status": self.status,
             "bytes_sent": self.bytes_sent,
-            "duration_seconds": round(duration_seconds, 6),
-            "error": self.error,
         }
-        log.info("request.served", **{name: value for name, value in facts.items() if value is not None})
+
+
+class RepeatedExchange:
+    """Finishes many exchanges that differ from one in nothing but request id, client and time, for a fraction each."""
+
+    def __init__(self, like: Exchange, observer: RequestObserver) -> None:
+        """Take one of them, with everything noted that they have in common."""
+        self._like = like
+        self._observer = observer
+        self._facts = {"method": like.method, **like.what_was_answered()}
+        self._members = render_members(self._facts)
+        self._waiting: list[tuple[str, str, float]] = []
+
+    def add(self, request_id: str, client: str, duration_seconds: float) -> bool:
+        """Take note of one, whose first byte was its last; return whether it is the first since ``finish``."""
+        self._waiting.append((request_id, client, duration_seconds))
+        return len(self._waiting) == 1
+
+    def finish(self) -> None:
+        """Count those that were added, and write their log lines."""
+        waiting, self._waiting = self._waiting, []
+        like, in_common = self._like, self._members
+        self._observer.answered_alike(
+            upstream=like.upstream,
+            kind=like.kind,
+            outcome=like.outcome,
+            code=like.status,
+            size_bytes=like.bytes_sent,
+            first_byte_seconds=[seconds for _, _, seconds in waiting],
+        )
+        members = [
+            f'"request_id": "{request_id}", "client": {quote(client)}, "duration_seconds": {seconds:.6f}, {in_common}'
+            for request_id, client, seconds in waiting
+        ]
+        if write_json("request.served", *members):
+            return
+        for request_id, client, seconds in waiting:
+            facts = {"request_id": request_id, "client": client, "duration_seconds": round(seconds, 6)}
+            log.info("request.served", **facts, **self._facts)

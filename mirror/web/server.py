@@ -10,7 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from aiohttp import web
+from aiohttp import EMPTY_PAYLOAD, web
 
 from mirror.engine.answers import Remembered
 from mirror.errors import MirrorError, Unsupported
@@ -18,11 +18,12 @@ from mirror.http.cache_status import Outcome
 from mirror.oci.error_codes import ErrorCode, error_body
 from mirror.web import errors
 from mirror.web.exchange import Exchange
-from mirror.web.pull import API_VERSION
+from mirror.web.headers import API_VERSION
 from mirror.web.routes import read_target
 
 if TYPE_CHECKING:
     from mirror.web.exchange import RequestObserver
+    from mirror.web.hot import HotRequests
     from mirror.web.ops import OpsHandlers
     from mirror.web.pull import PullHandlers
     from mirror.web.routes import Target
@@ -38,17 +39,18 @@ _WRITING = "this is a pull-through mirror: it answers GET and HEAD only; push to
 class Handler:
     """Answers every request, and notes what became of it."""
 
-    def __init__(self, pull: PullHandlers, ops: OpsHandlers, observer: RequestObserver) -> None:
+    def __init__(self, pull: PullHandlers, ops: OpsHandlers, hot: HotRequests, observer: RequestObserver) -> None:
         """Join the parts."""
         self._pull = pull
         self._ops = ops
+        self.hot = hot
         self._observer = observer
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; errors become the protocol's JSON."""
-        exchange = Exchange(request)
+        exchange = Exchange(request.method, request.remote)
         try:
-            response = await self._answer(exchange)
+            response = await self._answer(request, exchange)
         except (ConnectionError, asyncio.CancelledError):
             exchange.error = exchange.error or "the client left"
             exchange.status = exchange.status or _CLIENT_LEFT
@@ -57,11 +59,13 @@ class Handler:
         if not response.prepared:
             exchange.headers_sent(response.status)
         exchange.finish(self._observer)
+        if isinstance(request.protocol, Connection):
+            self.hot.learn(request.protocol.only_request, request, exchange)
         return response
 
-    async def _answer(self, exchange: Exchange) -> web.StreamResponse:
+    async def _answer(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
         try:
-            return await self._dispatch(exchange, read_target(exchange.request.raw_path))
+            return await self._dispatch(request, exchange, read_target(request.raw_path))
         except MirrorError as error:
             return _error_response(exchange, error)
         except (ConnectionError, asyncio.CancelledError):
@@ -70,8 +74,8 @@ class Handler:
             log.exception("request.failed", request_id=exchange.request_id)
             return _error_response(exchange, MirrorError("the mirror failed; its log says why"), error)
 
-    async def _dispatch(self, exchange: Exchange, target: Target) -> web.StreamResponse:
-        if exchange.request.method not in _READING:
+    async def _dispatch(self, request: web.BaseRequest, exchange: Exchange, target: Target) -> web.StreamResponse:
+        if request.method not in _READING:
             raise Unsupported(_WRITING)
         match target.path:
             case "/" | "/healthz" | "/readyz" | "/metrics":
@@ -79,9 +83,9 @@ class Handler:
             case "/v1/_ping":
                 return self._pull.ping_v1(exchange)
             case "/v1/search":
-                return await self._pull.search(exchange, target)
+                return await self._pull.search(request, exchange, target)
             case _:
-                return await self._pull.handle(exchange, target)
+                return await self._pull.handle(request, exchange, target)
 
 
 def _error_response(exchange: Exchange, error: MirrorError, cause: Exception | None = None) -> web.Response:
@@ -95,8 +99,57 @@ def _error_response(exchange: Exchange, error: MirrorError, cause: Exception | N
     return web.Response(status=status, body=errors.body(error), content_type="application/json", headers=headers)
 
 
-class _Connection(web.RequestHandler):
-    """aiohttp's connection, whose own errors (a request that is not HTTP) are answered in JSON like all others."""
+class Connection(web.RequestHandler):
+    """aiohttp's connection, before which hot requests are answered; its own errors are in JSON like all others.
+
+    ``only_request`` is all that was received since the connection was last between two requests, where that was one
+    whole request without a body.
+    """
+
+    __slots__ = ("_client", "_hot", "_is_between_requests", "only_request")
+
+    def __init__(self, hot: HotRequests, server: web.Server, **settings: Any) -> None:  # noqa: ANN401 - aiohttp's
+        """Take what answers hot requests, and aiohttp's settings."""
+        super().__init__(server, **settings)
+        self._hot = hot
+        self._client: str | None = None
+        self._is_between_requests = True
+        self.only_request: bytes | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember who it is."""
+        super().connection_made(transport)
+        peer = self.peername
+        self._client = peer[0] if isinstance(peer, tuple) else peer
+
+    def data_received(self, data: bytes) -> None:
+        """Answer a hot request at once, while nothing else is under way; let aiohttp have everything else."""
+        transport, client = self.transport, self._client
+        if (
+            transport is not None
+            and client is not None
+            and self._is_between_requests
+            and self._is_waiting()
+            and self._hot.answer(data, client=client, write=transport.write)
+        ):
+            self._next_keepalive_close_time = self._loop.time() + self.keepalive_timeout
+            return
+        before = self._request_count
+        super().data_received(data)
+        self._is_between_requests = self._is_between_requests and self._was_one_request(data, before)
+        self.only_request = data if self._is_between_requests else None
+
+    def _is_waiting(self) -> bool:
+        """Tell whether the last answer has left, and another may be given."""
+        waiter = self._waiter
+        return waiter is not None and not waiter.done() and not (self._close or self._force_close or self._paused)
+
+    def _was_one_request(self, data: bytes, before: int) -> bool:
+        """Tell whether the parser, which was between two requests, is so again after one without a body."""
+        if self._request_count != before + 1 or not data.endswith(b"\r\n\r\n") or self._upgraded:
+            return False
+        _, payload = self._messages[-1]
+        return payload is EMPTY_PAYLOAD
 
     def handle_error(
         self,
@@ -124,9 +177,10 @@ class HttpServer(web.Server):
 
     def __init__(self, handler: Handler) -> None:
         """Take the handler of all requests."""
+        self._hot = handler.hot
         limits: dict[str, Any] = {"max_line_size": _LINE_LIMIT_BYTES, "max_field_size": _LINE_LIMIT_BYTES}
         super().__init__(handler, handler_cancellation=True, access_log=None, **limits)
 
     def __call__(self) -> web.RequestHandler:
         """Make the protocol of one connection."""
-        return _Connection(self, loop=asyncio.get_running_loop(), **self._kwargs)
+        return Connection(self._hot, self, loop=asyncio.get_running_loop(), **self._kwargs)

@@ -83,6 +83,13 @@ class DebianRegistry:
         return f"http://{self.host}"
 
     @property
+    def pid(self) -> int:
+        """The process."""
+        if self._process is None:
+            raise ChildProcessError("the registry does not run")
+        return self._process.pid
+
+    @property
     def log(self) -> str:
         """What it has written."""
         return (self._settings_folder / "log").read_text()

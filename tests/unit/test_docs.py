@@ -110,15 +110,15 @@ def logged() -> dict[str, Event]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for function in ast.walk(tree):
             if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
-                for name, event in events_of(function):
+                for name, event in events_of(function, tree):
                     known = found.setdefault(name, event)
                     assert known.level == event.level, f"{name} is logged at two levels"
                     found[name] = Event(event.level, known.keys | event.keys)
     return found
 
 
-def events_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[tuple[str, Event]]:
-    """Return what one function logs; keys that are gathered first (``**facts``) are those of its dictionaries."""
+def events_of(function: ast.FunctionDef | ast.AsyncFunctionDef, tree: ast.Module) -> Iterator[tuple[str, Event]]:
+    """Return what one function logs; the keys of ``**facts`` are in its dictionaries and its methods'."""
     for call in ast.walk(function):
         match call:
             case ast.Call(
@@ -127,11 +127,28 @@ def events_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[tupl
                 keys = {keyword.arg for keyword in call.keywords if keyword.arg is not None}
                 if any(keyword.arg is None for keyword in call.keywords):
                     keys |= keys_of_dictionaries(function)
+                    for helper in methods_called_by(function, tree):
+                        keys |= keys_of_dictionaries(helper)
                 if method == "exception" or "exc_info" in keys:
                     keys = (keys - {"exc_info"}) | {"exception"}  # as format_exc_info writes it
                 yield name, Event(_LEVELS[method], frozenset(keys))
             case ast.Call(func=ast.Attribute(value=ast.Name(id="log"), attr=method)) if method in _LEVELS:
                 pytest.fail(f"{function.name} logs something else than a constant event")
+
+
+def methods_called_by(function: ast.AST, tree: ast.Module) -> Iterator[ast.FunctionDef]:
+    """Return the methods of the same module that a function calls on itself."""
+    called = {
+        call.func.attr
+        for call in ast.walk(function)
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and isinstance(call.func.value, ast.Name)
+        and call.func.value.id == "self"
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name in called:
+            yield node
 
 
 def keys_of_dictionaries(function: ast.AST) -> set[str]:

@@ -1,0 +1,152 @@
+"""Manifests in memory, answered the moment the request has been read: no parser, no task, no coroutine.
+
+A fleet's clients send the same few requests over and over, byte for byte. The first of them goes the whole way, and is
+remembered when it was a hit: what was read from its head, never what was answered. The next with the very same bytes is
+looked up in memory as every request is, and answered at once where it is still a hit. If it is not, or if anything else
+is out of the ordinary, it goes the whole way too. Answers are made ready once and used for as long as they would come
+out the same, which is a second at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aiohttp.helpers import rfc822_formatted_time
+from aiohttp.http import SERVER_SOFTWARE, HttpVersion11
+
+from mirror.engine.answers import ManifestAnswer
+from mirror.http.cache_status import Outcome
+from mirror.oci.requests import ManifestRequest
+from mirror.web.exchange import Exchange, RepeatedExchange, new_request_id
+from mirror.web.headers import manifest_headers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aiohttp import web
+
+    from mirror.engine.manifests import LoadedManifest
+    from mirror.engine.pull import PullThrough
+    from mirror.oci.descriptor import Descriptor
+    from mirror.oci.reference import Reference, Repository
+    from mirror.ports import Upstream
+    from mirror.web.exchange import RequestObserver
+    from mirror.web.routes import Route
+
+_MOST_REQUESTS = 2048
+_LONGEST_HEAD_BYTES = 2048
+_LARGEST_BODY_BYTES = 64 * 1024  # a larger one is better written with an eye on what the client takes
+_ID_PLACE = "\0"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ReadyAnswer:
+    """An answer but for its request id and body; the same while manifest, a tag's remaining time, and date are."""
+
+    descriptor: Descriptor
+    ttl_seconds: int | None
+    date: str
+    before_id: bytes
+    after_id: bytes
+    exchange: RepeatedExchange
+
+
+@dataclass(slots=True, kw_only=True)
+class _KnownRequest:
+    """What was read from a request's head, and the answer that was last given."""
+
+    is_head: bool
+    route: Route
+    upstream: Upstream
+    repository: Repository
+    reference: Reference
+    ready: _ReadyAnswer | None = None
+
+
+class HotRequests:
+    """Recognises requests by their bytes, and answers those whose manifest is in memory."""
+
+    def __init__(self, pull: PullThrough, observer: RequestObserver) -> None:
+        """Join the parts."""
+        self._pull = pull
+        self._observer = observer
+        self._known: dict[bytes, _KnownRequest] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def learn(self, head: bytes | None, request: web.BaseRequest, exchange: Exchange) -> None:
+        """Remember a request that was a hit, ``head`` being all of its bytes, unless its answer hangs on more."""
+        route = exchange.route
+        if (
+            head is None
+            or route is None
+            or exchange.outcome is not Outcome.HIT
+            or not isinstance(route.request, ManifestRequest)
+            or route.upstream is None
+            or route.repository is None
+            or len(head) > _LONGEST_HEAD_BYTES
+            or request.version != HttpVersion11
+            or not request.keep_alive
+            or "If-None-Match" in request.headers
+        ):
+            return
+        while len(self._known) >= _MOST_REQUESTS:
+            del self._known[next(iter(self._known))]
+        self._known[head] = _KnownRequest(
+            is_head=request.method == "HEAD",
+            route=route,
+            upstream=route.upstream,
+            repository=route.repository,
+            reference=route.request.reference,
+        )
+
+    def answer(self, head: bytes, *, client: str, write: Callable[[bytes], object]) -> bool:
+        """Write the answer and account for it; False, and nothing has happened, where this request is not for here."""
+        known = self._known.get(head)
+        if known is None:
+            return False
+        started = time.perf_counter()
+        found = self._pull.peek_manifest(known.upstream, known.repository, known.reference)
+        if found is None:
+            return False
+        manifest, ttl_seconds = found
+        if len(manifest.body) > _LARGEST_BODY_BYTES:
+            return False
+        ready, date = known.ready, rfc822_formatted_time()
+        if (
+            ready is None
+            or ready.descriptor is not manifest.descriptor
+            or ready.ttl_seconds != ttl_seconds
+            or ready.date != date
+        ):
+            ready = known.ready = self._make_ready(known, manifest, ttl_seconds, date)
+        request_id = new_request_id()
+        body = b"" if known.is_head else manifest.body
+        write(b"%b%b%b%b" % (ready.before_id, request_id.encode(), ready.after_id, body))
+        if ready.exchange.add(request_id, client, time.perf_counter() - started):
+            asyncio.get_running_loop().call_soon(ready.exchange.finish)
+        return True
+
+    def _make_ready(
+        self, known: _KnownRequest, manifest: LoadedManifest, ttl_seconds: int | None, date: str
+    ) -> _ReadyAnswer:
+        answer = ManifestAnswer(descriptor=manifest.descriptor, outcome=Outcome.HIT, ttl_seconds=ttl_seconds)
+        headers = manifest_headers(known.route, _ID_PLACE, answer)
+        headers |= {"Content-Length": str(len(manifest.body)), "Date": date, "Server": SERVER_SOFTWARE}  # as aiohttp
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        before_id, _, after_id = f"HTTP/1.1 200 OK\r\n{lines}\r\n".encode("ascii").partition(_ID_PLACE.encode())
+        exchange = Exchange("HEAD" if known.is_head else "GET", client=None, outcome=Outcome.HIT, status=200)
+        exchange.set_route(known.route)
+        exchange.bytes_sent = 0 if known.is_head else len(manifest.body)
+        return _ReadyAnswer(
+            descriptor=manifest.descriptor,
+            ttl_seconds=ttl_seconds,
+            date=date,
+            before_id=before_id,
+            after_id=after_id,
+            exchange=RepeatedExchange(exchange, self._observer),
+        )

@@ -1,0 +1,1 @@
+"""`make bench`: the mirror and its peers, measured side by side."""
