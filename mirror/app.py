@@ -97,20 +97,20 @@ async def running(
         )
         upstreams = await _open_upstreams(config, stack, sources, shared)
         await stack.enter_async_context(supervisor)  # after the sessions: downloads are ended before their connections
-        downloads = Downloads(store, index, supervisor, metrics)
-        refusals = Refusals(HotValues(limit=_HOT_ENTRIES), clock, ttl_seconds=config.cache.negative_ttl_seconds)
         usage = Usage()
-        pull = _pull_through(store, index, locks, supervisor, downloads, refusals, usage, clock)
         eviction = Eviction(
             bounds=Bounds(max_size_bytes=config.cache.max_size_bytes, min_free_bytes=config.cache.min_free_bytes),
             accounts=index,
             shelves=store,
             locks=locks,
             usage=usage,
-            memory=pull,
             observer=metrics,
         )
-        downloads.stored = eviction.wake
+        downloads = Downloads(store, index, eviction, supervisor, metrics)
+        refusals = Refusals(HotValues(limit=_HOT_ENTRIES), clock, ttl_seconds=config.cache.negative_ttl_seconds)
+        pull = _pull_through(store, index, locks, supervisor, downloads, refusals, usage, clock)
+        eviction.tell(pull)
+        await eviction.measure()
         stack.push_async_callback(eviction.write_usage)
         _ = supervisor.start(eviction.run(), name="eviction")
 
@@ -133,7 +133,7 @@ async def running(
             rules={one.name: one.rules for one in config.upstreams.values()},
         )
         hot = HotRequests(pull, metrics)
-        handler = Handler(PullHandlers(router, pull), OpsHandlers(store, scrape, look), hot, metrics)
+        handler = Handler(PullHandlers(router, pull), OpsHandlers(eviction, scrape, look), hot, metrics)
         runner = web.ServerRunner(
             HttpServer(handler), shutdown_timeout=max(config.server.shutdown_grace_seconds, _NO_GRACE_SECONDS)
         )

@@ -128,3 +128,10 @@ def room_to_make(
     if lacking_bytes > 0:
         return EvictionReason.SPACE, lacking_bytes + bounds.min_free_bytes // 16
     return None
+
+
+def fits(bounds: Bounds, *, size_bytes: int, stored_bytes: int, free_bytes: int) -> bool:
+    """Say whether a blob of this size can be stored at all, if everything else went for it."""
+    if bounds.max_size_bytes and size_bytes > bounds.max_size_bytes:
+        return False
+    return size_bytes <= free_bytes + stored_bytes - bounds.min_free_bytes

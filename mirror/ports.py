@@ -82,8 +82,25 @@ class PartialBlob(Protocol):
         """Return a descriptor that stays readable when the file gets its name in the store."""
         ...
 
+    def fileno_at(self, offset: int) -> int:
+        """Return the descriptor that has the bytes at an offset."""
+        ...
+
     def written_bytes(self) -> int:
         """Return how much is in the file, whoever wrote it."""
+        ...
+
+    @property
+    def spilled_at(self) -> int | None:
+        """Where it goes on in memory, for want of room; None while it is on the disk."""
+        ...
+
+    def spill(self) -> None:
+        """Go on in memory after what is there: it will not be stored, and nobody else may wait for it."""
+        ...
+
+    def release(self, offset: int) -> None:
+        """Give up what is in memory below an offset."""
         ...
 
     def is_verified(self) -> bool:
@@ -144,6 +161,10 @@ class BlobStore(Protocol):
 
     async def open_partial(self, digest: Digest) -> PartialBlob:
         """Open the download file of a digest, made when there is none."""
+        ...
+
+    def hold_in_memory(self, digest: Digest) -> PartialBlob:
+        """Begin a download that nothing can be stored of; it gives back what its followers have read."""
         ...
 
     async def partials(self) -> Sequence[tuple[Digest, Origin]]:
@@ -285,6 +306,10 @@ class Shelves(Protocol):
 
     async def space(self) -> Space:
         """Measure."""
+        ...
+
+    async def check_writable(self) -> None:
+        """Raise StorageError when nothing can be stored."""
         ...
 
     async def size_of(self, digest: Digest) -> int | None:
@@ -434,6 +459,22 @@ class Upstream(Protocol):
         ...
 
 
+class Room(Protocol):
+    """Whether there is room in the store."""
+
+    def has_room_for(self, size_bytes: int | None) -> bool:
+        """Say whether a blob of this size (None: of an unknown one) can be stored, others evicted for it or not."""
+        ...
+
+    async def make_room(self) -> None:
+        """Evict what has to go, now: the disk has refused to take more."""
+        ...
+
+    def note_stored(self) -> None:
+        """Take note that a blob was stored."""
+        ...
+
+
 class DownloadObserver(Protocol):
     """Counts what becomes of downloads."""
 
@@ -443,6 +484,10 @@ class DownloadObserver(Protocol):
 
     def fill_ended(self) -> None:
         """One fewer in progress."""
+        ...
+
+    def fill_unstored(self) -> None:
+        """There was no room for one: it goes to its clients, and is not stored."""
         ...
 
     def fill_resumed(self, upstream: str) -> None:

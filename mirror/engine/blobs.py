@@ -151,6 +151,8 @@ class Blobs:
         except (NotFound, Denied) as error:
             await self._refusals.remember(_key(download.source.repository, digest), error)
             raise
+        if download.is_unstored and outcome is Outcome.MISS:
+            outcome = Outcome.BYPASS
         if not is_held:
             await self._link(upstream, repository, digest, body.size_bytes)
         return body, outcome

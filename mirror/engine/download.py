@@ -6,6 +6,8 @@
     │                    failed (what is written stays for the next writer)
     └─ claim: BUSY ────► watching what another worker writes ──► complete, failed, or the claim: it died, go on
 
+Where there is no room for it, the rest goes through memory, no further ahead than the slowest follower allows.
+
 Followers see the bytes up to a small tail, which is withheld until the digest matches.
 """
 
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from mirror.engine.followers import DownloadBody, Followers
 from mirror.engine.intake import receiving
 from mirror.errors import (
     DigestMismatch,
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
 
     from mirror.oci.digest import Digest
     from mirror.oci.reference import Repository
-    from mirror.ports import BlobStore, Body, DownloadObserver, PartialBlob, Upstream
+    from mirror.ports import BlobStore, Body, DownloadObserver, PartialBlob, Room, Upstream
 
 log = structlog.get_logger(__name__)
 
@@ -77,16 +80,23 @@ class Source:
 class Download:
     """The state that the writer and the followers of one blob share in this process."""
 
-    def __init__(self, digest: Digest, source: Source, store: BlobStore, observer: DownloadObserver) -> None:
+    def __init__(
+        self, digest: Digest, source: Source, store: BlobStore, room: Room, observer: DownloadObserver
+    ) -> None:
         """Prepare; nothing happens before ``run``."""
         self.digest = digest
         self.source = source
+        self.followers = Followers()
         self._store = store
+        self._room = room
         self._observer = observer
         self._file: PartialBlob | Body | None = None
+        self._partial: PartialBlob | None = None
         self._users = 0
         self._changed = asyncio.Event()
         self._written_bytes = 0
+        self._spilled_at: int | None = None
+        self._released_bytes = 0
         self._is_open = False
         self._is_complete = False
         self._error: MirrorError | None = None
@@ -103,6 +113,16 @@ class Download:
         """Whether it ended without the whole blob."""
         return self._error is not None
 
+    @property
+    def is_unstored(self) -> bool:
+        """Whether it goes through memory for want of room."""
+        return self._spilled_at is not None
+
+    @property
+    def can_be_joined(self) -> bool:
+        """Whether all of it is still there for who comes now."""
+        return self._spilled_at is None or self._released_bytes <= self._spilled_at
+
     # ---- followers
 
     async def follow(self) -> DownloadBody:
@@ -112,12 +132,13 @@ class Download:
             MirrorError: it refused, or could not be reached: nothing was sent to anybody yet.
         """
         self._users += 1  # before the wait: a small blob is complete, and its file closed, before this goes on
+        body = DownloadBody(self)
         try:
             await self._opened()
         except BaseException:
-            self.leave()
+            body.close()
             raise
-        return DownloadBody(self)
+        return body
 
     async def _opened(self) -> None:
         while not self._is_open:
@@ -125,10 +146,14 @@ class Download:
                 raise self._error
             await self._changed.wait()
 
-    def fileno(self) -> int:
-        """Return the descriptor of the file, which those who follow keep open."""
+    def fileno_at(self, offset: int) -> int:
+        """Return the descriptor of the file that has an offset; those who follow keep it open."""
         assert self._file is not None, "read after it was left"  # noqa: S101 - a mistake of ours
-        return self._file.fileno()
+        return self._partial.fileno_at(offset) if self.is_unstored and self._partial else self._file.fileno()
+
+    def end_at(self, offset: int, end: int) -> int:
+        """Return the end of what can be read at an offset from one file."""
+        return min(end, self._spilled_at) if self._spilled_at is not None and offset < self._spilled_at else end
 
     def readable_now(self) -> int:
         """Return the end of what followers may read."""
@@ -184,6 +209,8 @@ class Download:
         while True:
             claim = partial.claim()
             if claim is Claim.WRITER:
+                if partial.spilled_at is not None and not self.is_unstored:
+                    self._pass_on(partial, "the worker that wrote it found no room")
                 if await self._fill_or_start_over(partial):
                     return
                 partial = await self._open_partial()
@@ -208,8 +235,12 @@ class Download:
             self._file.close()
         self._file = None
         self._written_bytes = 0
-        partial = await self._store.open_partial(self.digest)
-        self._file = partial
+        try:
+            partial = await self._store.open_partial(self.digest)
+        except StorageError as error:  # a read-only disk, or no room for one more name
+            partial = self._store.hold_in_memory(self.digest)
+            self._pass_on(partial, str(error))
+        self._file = self._partial = partial
         return partial
 
     async def _watch(self, partial: PartialBlob) -> None:
@@ -253,11 +284,13 @@ class Download:
             log.debug("download.resumed", digest=str(self.digest), size_bytes=self._written_bytes)
             await partial.read_written()
             origin = await partial.announced()
-            self.size_bytes = None if origin is None else origin.size_bytes
+            self.size_bytes = self.size_bytes if origin is None else origin.size_bytes
         await self._transfer_with_retries(partial)
         if not partial.matches():
             await self._reject(partial)
         self._complete(partial.written_bytes())
+        if self.is_unstored:
+            return
         try:
             await partial.commit()
             self.was_stored_here = True
@@ -317,7 +350,7 @@ class Download:
             self._check_size(stream.size_bytes)
             if not self._is_open:
                 size_bytes = self.size_bytes if stream.size_bytes is None else stream.size_bytes
-                await partial.announce(Origin(repository=self.source.repository, kind=Kind.BLOB, size_bytes=size_bytes))
+                await self._announce(partial, size_bytes)
                 self._open(size_bytes)
             skip_bytes = first - stream.offset  # an upstream without ranges starts over
             async with receiving(stream) as intake:
@@ -338,8 +371,53 @@ class Download:
         if self.size_bytes is not None and end > self.size_bytes:
             message = f"{self.source.upstream.name} sent more than {self.size_bytes} bytes for {self.digest}"
             raise UpstreamInvalid(message, upstream=self.source.upstream.name)
-        await partial.append(pieces)
+        if not self.is_unstored:
+            try:
+                await self._store_pieces(partial, pieces)
+            except StorageError as error:
+                self._spill(partial, str(error))
+                pieces = self._rest(partial, pieces)
+                self._advance(partial.written_bytes())
+        if self._spilled_at is not None:
+            self._released_bytes = await self.followers.come_near(self._written_bytes, self._spilled_at)
+            partial.release(self._released_bytes)
+            await partial.append(pieces)
         self._advance(end)
+
+    # ---- where there is no room
+
+    async def _announce(self, partial: PartialBlob, size_bytes: int | None) -> None:
+        if self.is_unstored:
+            return
+        if not self._room.has_room_for(size_bytes):
+            self._spill(partial, "there is no room for it")
+            return
+        try:
+            await partial.announce(Origin(repository=self.source.repository, kind=Kind.BLOB, size_bytes=size_bytes))
+        except StorageError as error:
+            self._spill(partial, str(error))
+
+    async def _store_pieces(self, partial: PartialBlob, pieces: Sequence[bytes]) -> None:
+        try:
+            await partial.append(pieces)
+        except StorageError:
+            await self._room.make_room()
+            await partial.append(self._rest(partial, pieces))
+
+    def _rest(self, partial: PartialBlob, pieces: Sequence[bytes]) -> Sequence[bytes]:
+        """Return what of the pieces the disk has not taken."""
+        return _skip(pieces, partial.written_bytes() - self._written_bytes)[1]
+
+    def _spill(self, partial: PartialBlob, reason: str) -> None:
+        """Store no more of it; what comes goes to those who follow."""
+        partial.spill()
+        self._pass_on(partial, reason)
+
+    def _pass_on(self, partial: PartialBlob, reason: str) -> None:
+        self._spilled_at = partial.spilled_at
+        self._released_bytes = self._spilled_at or 0
+        self._observer.fill_unstored()
+        log.warning("download.unstored", digest=str(self.digest), error=reason)
 
     # ---- changes of state: synchronous, so that no lock is needed
 
@@ -367,35 +445,3 @@ class Download:
         """Wake whoever waits; each looks for itself what has changed."""
         self._changed.set()
         self._changed = asyncio.Event()
-
-
-class DownloadBody:
-    """One follower's view of a download."""
-
-    def __init__(self, download: Download) -> None:
-        """Take over one use of the download's file."""
-        self._download = download
-        self._is_closed = False
-
-    @property
-    def size_bytes(self) -> int | None:
-        """The whole size; None where the upstream does not tell."""
-        return self._download.size_bytes
-
-    def fileno(self) -> int:
-        """Return a descriptor to read from, at offsets below what ``readable_to`` has returned."""
-        return self._download.fileno()
-
-    def readable_now(self) -> int:
-        """Return the end of what can be read without waiting."""
-        return self._download.readable_now()
-
-    async def readable_to(self, offset: int) -> int:
-        """Wait until there is something at ``offset``; return the end of what can be read, ``offset`` at the end."""
-        return await self._download.readable_to(offset)
-
-    def close(self) -> None:
-        """Stop following; the download goes on."""
-        if not self._is_closed:
-            self._is_closed = True
-            self._download.leave()

@@ -7,26 +7,25 @@ from typing import TYPE_CHECKING
 from mirror.engine.download import Download
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mirror.concurrency.supervisor import Supervisor
     from mirror.engine.download import Source
     from mirror.oci.digest import Digest
-    from mirror.ports import BlobStore, DownloadObserver, Index
+    from mirror.ports import BlobStore, DownloadObserver, Index, Room
 
 
 class Downloads:
     """Starts downloads and lets everybody else join them."""
 
-    def __init__(self, store: BlobStore, index: Index, supervisor: Supervisor, observer: DownloadObserver) -> None:
+    def __init__(
+        self, store: BlobStore, index: Index, room: Room, supervisor: Supervisor, observer: DownloadObserver
+    ) -> None:
         """Join the parts."""
         self._store = store
         self._index = index
+        self._room = room
         self._supervisor = supervisor
         self._observer = observer
         self._running: dict[Digest, Download] = {}
-        self.stored: Callable[[], None] = lambda: None
-        """Called when a blob has been stored."""
 
     def __len__(self) -> int:
         return len(self._running)
@@ -34,11 +33,11 @@ class Downloads:
     def find(self, digest: Digest) -> Download | None:
         """Return the download in progress."""
         download = self._running.get(digest)
-        return None if download is None or download.has_failed else download
+        return None if download is None or download.has_failed or not download.can_be_joined else download
 
     def start(self, digest: Digest, source: Source) -> Download:
         """Start a download that ``find`` has just not found; no await in between, or it may be started twice."""
-        download = Download(digest, source, self._store, self._observer)
+        download = Download(digest, source, self._store, self._room, self._observer)
         self._running[digest] = download
         _ = self._supervisor.start(self._run(download), name=f"download {digest}")
         return download
@@ -51,4 +50,4 @@ class Downloads:
                 del self._running[download.digest]
         if download.was_stored_here:
             await self._index.add_blob(download.digest, download.size_bytes or 0)
-            self.stored()
+            self._room.note_stored()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from mirror.errors import StorageError
-from mirror.policy import EvictionReason, room_to_make
+from mirror.policy import EvictionReason, fits, room_to_make
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +51,6 @@ class Eviction:
         shelves: Shelves,
         locks: Locks,
         usage: Usage,
-        memory: Memory,
         observer: EvictionObserver,
     ) -> None:
         """Join the parts."""
@@ -60,14 +59,49 @@ class Eviction:
         self._shelves = shelves
         self._locks = locks
         self._usage = usage
-        self._memory = memory
+        self._memory: list[Memory] = []
         self._observer = observer
         self._stored = asyncio.Event()
+        self._measured = (0, 0)
         self._is_full = False
 
-    def wake(self) -> None:
-        """Look soon: something was stored, or is about to be."""
+    def tell(self, memory: Memory) -> None:
+        """Tell ``memory`` from now on what is no longer stored."""
+        self._memory.append(memory)
+
+    async def measure(self) -> None:
+        """Look how much room there is; once before serving, and each second from then on by itself.
+
+        Raises:
+            StorageError: the cache folder cannot be measured.
+        """
+        await self._room_to_make()
+
+    def note_stored(self) -> None:
+        """Look soon: something was stored."""
         self._stored.set()
+
+    def has_room_for(self, size_bytes: int | None) -> bool:
+        """Say whether a blob of this size (None: of an unknown one) can be stored, others evicted for it or not."""
+        stored_bytes, free_bytes = self._measured
+        return not self._is_full and fits(
+            self._bounds, size_bytes=size_bytes or 0, stored_bytes=stored_bytes, free_bytes=free_bytes
+        )
+
+    async def make_room(self) -> None:
+        """Evict what has to go, now."""
+        with suppress(StorageError):
+            await self._make_room()
+
+    async def check_writable(self) -> None:
+        """Say by an error why nothing can be stored.
+
+        Raises:
+            StorageError: it is full and nothing may go, or it cannot be written to.
+        """
+        if self._is_full:
+            raise StorageError("there is no room in the cache and nothing to evict: blobs pass through it unstored")
+        await self._shelves.check_writable()
 
     async def run(self) -> None:
         """Keep the store within its bounds until cancelled."""
@@ -92,7 +126,8 @@ class Eviction:
         async with self._locks.hold(_LOCK):
             for repository, digest in manifests:
                 if digest in unknown:
-                    await self._memory.account(repository, digest)
+                    for memory in self._memory:
+                        await memory.account(repository, digest)
             for digest in blobs & unknown:
                 size_bytes = await self._shelves.size_of(digest)
                 if size_bytes is not None:
@@ -116,6 +151,7 @@ class Eviction:
 
     async def _room_to_make(self) -> tuple[EvictionReason, int] | None:
         totals, space = await self._accounts.totals(), await self._shelves.space()
+        self._measured = totals.size_bytes, space.free_bytes
         return room_to_make(
             self._bounds,
             stored_bytes=totals.size_bytes,
@@ -132,7 +168,8 @@ class Eviction:
             removal = await self._accounts.evict(needed_bytes - evicted_bytes, limit=_BATCH_OBJECTS)
             if not removal.digests:
                 break
-            await self._memory.forget(removal)
+            for memory in self._memory:
+                await memory.forget(removal)
             await self._remove(removal.digests)
             self._observer.evicted(reason.value, len(removal.digests), removal.size_bytes)
             evicted_bytes += removal.size_bytes

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 from mirror.errors import DigestInvalid, StorageError
 from mirror.oci.digest import Digest
 from mirror.ports import Space
-from mirror.storage.files import ORIGIN_SUFFIX, TEMPORARY_SUFFIX, open_in_thread, rename_durably, write_all
+from mirror.storage.files import (
+    ORIGIN_SUFFIX,
+    TEMPORARY_SUFFIX,
+    open_in_thread,
+    remove_quietly,
+    rename_durably,
+    write_all,
+)
 from mirror.storage.partial import PartialFile, doubt_partial, measure_partials, remove_partial
 
 if TYPE_CHECKING:
@@ -120,7 +127,7 @@ class FileBlobStore:
             is_new = not target.exists()
             rename_durably(temporary, target)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            remove_quietly(temporary)
             raise StorageError(f"cannot store {digest}: {error.strerror}") from error
         return is_new
 
@@ -131,6 +138,14 @@ class FileBlobStore:
             StorageError: it could not be made.
         """
         return await open_in_thread(lambda: PartialFile.open(self._layout, digest))
+
+    def hold_in_memory(self, digest: Digest) -> PartialFile:
+        """Begin a download that nothing can be stored of; it gives back what its followers have read.
+
+        Raises:
+            StorageError: not even memory is to be had.
+        """
+        return PartialFile.in_memory(self._layout, digest)
 
     async def partials(self) -> Sequence[tuple[Digest, Origin]]:
         """List the downloads that an earlier process left unfinished."""
@@ -171,6 +186,7 @@ class FileBlobStore:
             probe.write_bytes(b"writable")
             probe.unlink()
         except OSError as error:
+            remove_quietly(probe)
             raise StorageError(f"cannot write to the cache folder: {error.strerror}") from error
 
     # ---- room

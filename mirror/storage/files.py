@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -80,6 +81,12 @@ def rename_durably(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     source.rename(target)
     sync_folder(target.parent)
+
+
+def remove_quietly(path: Path) -> None:
+    """Remove what may not be there, from a disk that may not let it go."""
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def sync_folder(folder: Path) -> None:

@@ -4,7 +4,9 @@
     partial/<algorithm>-<hex>.origin  JSON: where they come from and how many there will be
 
 The file is its owner's alone (0600) until its digest has matched, and readable by all (0644) from then on: so the
-workers that follow it need not wait until it is on the disk.
+workers that follow it need not wait until it is on the disk. A writer that finds no room for the rest takes the name
+away, makes the file readable by the group (0640) and lets go of the lock: what is there is right, and whoever follows
+in another process goes on for itself, as the writer does, through memory (`mirror.storage.spill`).
 
 The writer holds an exclusive ``flock`` on the file, which the kernel drops when the writer dies. Whoever gets the lock
 next finds one of three things: the name still leads to the file (go on writing), the file has a name in the store
@@ -26,7 +28,15 @@ from mirror.errors import MirrorError, StorageError
 from mirror.oci.reference import Repository, parse_repository_name
 from mirror.oci.requests import Kind
 from mirror.ports import Claim, Origin
-from mirror.storage.files import ORIGIN_SUFFIX, READ_CHUNK_BYTES, TEMPORARY_SUFFIX, rename_durably, write_all
+from mirror.storage.files import (
+    ORIGIN_SUFFIX,
+    READ_CHUNK_BYTES,
+    TEMPORARY_SUFFIX,
+    remove_quietly,
+    rename_durably,
+    write_all,
+)
+from mirror.storage.spill import Spill
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,6 +47,7 @@ if TYPE_CHECKING:
 
 _UNVERIFIED = 0o600
 _VERIFIED = 0o644
+_GIVEN_UP = 0o640
 _STAT_BLOCK_BYTES = 512  # whatever the file system's own
 
 
@@ -89,6 +100,7 @@ class PartialFile:
         self._hasher = digest.hasher()
         self._is_claimed = False
         self._step: asyncio.Future[None] | None = None
+        self._spill: Spill | None = None
 
     @classmethod
     def open(cls, layout: Layout, digest: Digest) -> PartialFile:
@@ -104,13 +116,65 @@ class PartialFile:
             raise StorageError(f"cannot make a file for {digest}: {error.strerror}") from error
         return cls(descriptor, path, layout.blob(digest), digest)
 
+    @classmethod
+    def in_memory(cls, layout: Layout, digest: Digest) -> PartialFile:
+        """Begin a download that nothing can be stored of.
+
+        Raises:
+            StorageError: not even memory is to be had.
+        """
+        try:
+            descriptor = os.memfd_create("mirror-partial", os.MFD_CLOEXEC)
+            os.fchmod(descriptor, _UNVERIFIED)
+            partial = cls(descriptor, layout.partial_blob(digest), layout.blob(digest), digest)
+            partial._spill = Spill(0)
+        except OSError as error:
+            raise StorageError(f"cannot hold {digest} in memory: {error.strerror}") from error
+        return partial
+
     def fileno(self) -> int:
         """Return a descriptor that stays readable when the file gets its name in the store."""
         return self._descriptor
 
+    def fileno_at(self, offset: int) -> int:
+        """Return the descriptor that has the bytes at an offset."""
+        return self._spill.descriptor if self._spill is not None and offset >= self._spill.start else self._descriptor
+
     def written_bytes(self) -> int:
         """Return how much is in the file, whoever wrote it."""
-        return os.fstat(self._descriptor).st_size
+        return os.fstat(self._descriptor).st_size if self._spill is None else self._spill.size()
+
+    # ---- without room
+
+    @property
+    def spilled_at(self) -> int | None:
+        """Where it goes on in memory; None while it is on the disk."""
+        return None if self._spill is None else self._spill.start
+
+    def spill(self) -> None:
+        """Go on in memory after what is there: it will not be stored, and nobody else may wait for it.
+
+        Raises:
+            StorageError: there is no memory either.
+        """
+        try:
+            self._spill = Spill(self.written_bytes())
+        except OSError as error:
+            raise StorageError(f"cannot hold {self._digest} in memory: {error.strerror}") from error
+        with contextlib.suppress(OSError):  # a read-only disk keeps the name; who opens it finds nobody writing
+            if self._is_at(self._path, os.fstat(self._descriptor)):
+                remove_partial(self._path)
+            os.fchmod(self._descriptor, _GIVEN_UP)
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        self._is_claimed = False
+
+    def release(self, offset: int) -> None:
+        """Give up what is in memory below an offset."""
+        if self._spill is not None:
+            try:
+                self._spill.release(offset)
+            except OSError as error:
+                raise StorageError(f"cannot pass {self._digest} on: {error.strerror}") from error
 
     def is_verified(self) -> bool:
         """Say whether its writer has found the digest to match."""
@@ -118,13 +182,15 @@ class PartialFile:
 
     def claim(self) -> Claim:
         """Try to become its one writer; the claim ends with ``close`` or with the process."""
+        if self._spill is not None:
+            return Claim.WRITER
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return Claim.BUSY
         ours = os.fstat(self._descriptor)
         if ours.st_nlink == 0:
-            return Claim.DISCARDED
+            return self._claim_nameless(ours)
         if not self._is_at(self._path, ours):
             return Claim.STORED
         if self._target.exists():  # stored between the look into the store and the making of this file
@@ -132,6 +198,12 @@ class PartialFile:
             return Claim.STORED
         os.fchmod(self._descriptor, _UNVERIFIED)
         self._is_claimed = True
+        return Claim.WRITER
+
+    def _claim_nameless(self, ours: os.stat_result) -> Claim:
+        if stat.S_IMODE(ours.st_mode) != _GIVEN_UP:
+            return Claim.DISCARDED
+        self.spill()
         return Claim.WRITER
 
     @staticmethod
@@ -174,6 +246,7 @@ class PartialFile:
             temporary.write_text(json.dumps(document), encoding="utf-8")
             temporary.rename(target)
         except OSError as error:
+            remove_quietly(temporary)
             raise StorageError(f"cannot write about {self._digest}: {error.strerror}") from error
 
     async def announced(self) -> Origin | None:
@@ -199,17 +272,23 @@ class PartialFile:
         """Hash and write; bytes are visible to every follower when this returns.
 
         Raises:
-            StorageError: the disk did not take them.
+            StorageError: the disk did not take them all; ``written_bytes`` says how many it took.
         """
         await self._in_thread(lambda: self._append(pieces))
 
     def _append(self, pieces: Sequence[bytes]) -> None:
+        start = self.written_bytes()
         try:
-            write_all(self._descriptor, pieces, self.written_bytes())
+            write_all(self._descriptor if self._spill is None else self._spill.descriptor, pieces, start)
         except OSError as error:
+            self._hash(pieces, self.written_bytes() - start)  # others have seen it already
             raise StorageError(f"cannot write {self._digest}: {error.strerror}") from error
+        self._hash(pieces, sum(map(len, pieces)))
+
+    def _hash(self, pieces: Sequence[bytes], size_bytes: int) -> None:
         for piece in pieces:
-            self._hasher.update(piece)
+            self._hasher.update(memoryview(piece)[:size_bytes])
+            size_bytes = max(0, size_bytes - len(piece))
 
     def matches(self) -> bool:
         """Say whether all that was written hashes to the digest."""
@@ -236,7 +315,8 @@ class PartialFile:
     async def discard(self) -> None:
         """Remove the file; every follower finds it discarded."""
         self._is_claimed = False
-        await asyncio.to_thread(remove_partial, self._path)
+        if self._spill is None:
+            await asyncio.to_thread(remove_partial, self._path)
 
     def close(self) -> None:
         """Let go of the file and of the claim; what was written stays for the next writer. Twice does nothing."""
@@ -257,3 +337,5 @@ class PartialFile:
                 remove_partial(self._path)  # nothing came: nothing to go on with
             os.close(self._descriptor)
             self._descriptor = -1
+            if self._spill is not None:
+                self._spill.close()

@@ -96,6 +96,9 @@ class Metrics:
             ("upstream",),
             registry=registry,
         )
+        self._unstored = Counter(
+            "mirror_fills_unstored_total", "Downloads that there was no room to store.", registry=registry
+        )
         self._evictions = Counter(
             "mirror_evictions_total", "Stored blobs and manifests removed.", ("reason",), registry=registry
         )
@@ -202,6 +205,10 @@ class Metrics:
     def fill_ended(self) -> None:
         """One fewer in progress."""
         self._fills.dec()
+
+    def fill_unstored(self) -> None:
+        """There was no room for a download: it goes to its clients, and is not stored."""
+        self._unstored.inc()
 
     def fill_resumed(self, upstream: str) -> None:
         """A broken transfer went on where it stopped."""
