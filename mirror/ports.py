@@ -75,6 +75,36 @@ class Claim(Enum):
     DISCARDED = auto()
 
 
+class Part(Protocol):
+    """A stretch of a download that came before what belongs in front of it; whoever gets one closes or removes it."""
+
+    @property
+    def first(self) -> int:
+        """Where in the blob it begins."""
+        ...
+
+    @property
+    def end(self) -> int:
+        """Where in the blob what is there ends."""
+        ...
+
+    async def append(self, pieces: Sequence[bytes]) -> None:
+        """Write behind what is there."""
+        ...
+
+    async def read(self, offset: int, limit_bytes: int) -> bytes:
+        """Return bytes from ``offset`` in the blob on, at least one where there is one."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it; what is there stays for the next writer."""
+        ...
+
+    def remove(self) -> None:
+        """Let go of it and take it away."""
+        ...
+
+
 class PartialBlob(Protocol):
     """The file that one download fills, shared by all worker processes that want the same blob."""
 
@@ -125,6 +155,14 @@ class PartialBlob(Protocol):
 
     async def append(self, pieces: Sequence[bytes]) -> None:
         """Hash and write; bytes are visible to every follower when this returns."""
+        ...
+
+    async def open_part(self, first: int) -> Part:
+        """Open the part that begins at ``first``, made when there is none."""
+        ...
+
+    async def open_parts(self) -> Sequence[Part]:
+        """Open the parts that an earlier writer left."""
         ...
 
     def matches(self) -> bool:
@@ -418,6 +456,11 @@ class Upstream(Protocol):
 
     def is_private(self, repository: Repository) -> bool:
         """Say whether a credential was shown for what this repository has given."""
+        ...
+
+    @property
+    def parallel(self) -> int:
+        """How many connections one large blob may use."""
         ...
 
     def is_struggling(self) -> bool:

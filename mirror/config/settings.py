@@ -129,6 +129,7 @@ class UpstreamConfig:
     connect_timeout_seconds: float = setting(values.duration(positive=True), "5s")
     read_timeout_seconds: float = setting(values.duration(positive=True), "30s")
     max_connections: int = setting(values.integer(minimum=1), 64)
+    parallel: int = setting(values.integer(minimum=1), 4)
     ratelimit_reserve: float = setting(values.PERCENTAGE, "10%")
     ca_file: Path | None = setting(values.optional(values.PATH), "")
     token_hosts: tuple[str, ...] = setting(values.list_of(values.HOST), [])

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from mirror.engine.ahead import Ahead
 from mirror.engine.followers import DownloadBody, Followers
-from mirror.engine.intake import receiving
+from mirror.engine.intake import LIMIT_BYTES, receiving
 from mirror.errors import (
     DigestMismatch,
     MirrorError,
@@ -285,7 +286,10 @@ class Download:
             await partial.read_written()
             origin = await partial.announced()
             self.size_bytes = self.size_bytes if origin is None else origin.size_bytes
-        await self._transfer_with_retries(partial)
+        async with Ahead(partial, self.source.upstream, self.source.repository, self.digest) as ahead:
+            if self._written_bytes and not self.is_unstored:
+                await ahead.adopt()
+            await self._transfer_with_retries(partial, ahead)
         if not partial.matches():
             await self._reject(partial)
         self._complete(partial.written_bytes())
@@ -306,13 +310,13 @@ class Download:
         message = f"{upstream.name} sent something else than {self.digest} for {self.source.repository.name}"
         raise DigestMismatch(message, upstream=upstream.name)
 
-    async def _transfer_with_retries(self, partial: PartialBlob) -> None:
+    async def _transfer_with_retries(self, partial: PartialBlob, ahead: Ahead) -> None:
         failures = 0
         while True:
             before = self._written_bytes
             started = asyncio.get_running_loop().time()
             try:
-                return await self._transfer(partial)
+                return await self._transfer(partial, ahead)
             except UpstreamError as error:
                 failures = 1 if self._written_bytes > before else failures + 1
                 elapsed_seconds = asyncio.get_running_loop().time() - started
@@ -338,13 +342,30 @@ class Download:
             return _FIRST_RETRY_SECONDS if failures == 1 and elapsed_seconds < 1 else None
         return _RETRY_SECONDS[failures - 1] if failures <= len(_RETRY_SECONDS) else None
 
-    async def _transfer(self, partial: PartialBlob) -> None:
-        """Ask for what is missing, once, and append it."""
+    async def _transfer(self, partial: PartialBlob, ahead: Ahead) -> None:
+        """Append what was fetched ahead and what is asked for now, in turn, until everything is there."""
+        while True:
+            if self._is_open:
+                await self._take_parts(partial, ahead)
+            if await self._transfer_once(partial, ahead):
+                return
+            ahead.release_connection()
+
+    async def _take_parts(self, partial: PartialBlob, ahead: Ahead) -> None:
+        while (part := ahead.find(self._written_bytes)) is not None:
+            while (end := await ahead.readable_to(part, self._written_bytes)) > self._written_bytes:
+                size_bytes = min(end - self._written_bytes, LIMIT_BYTES)
+                await self._append(partial, [await part.read(self._written_bytes, size_bytes)])
+            ahead.drop(part)
+
+    async def _transfer_once(self, partial: PartialBlob, ahead: Ahead) -> bool:
+        """Ask for what is missing, once, and append it; False where a part has the rest, or some of it."""
         upstream = self.source.upstream
         if self.size_bytes is not None and self._written_bytes == self.size_bytes:
-            await self.source.confirm()  # an earlier writer got it all, perhaps for another repository
-            self._open(self.size_bytes)
-            return
+            if not self._is_open:
+                await self.source.confirm()  # an earlier writer got it all, perhaps for another repository
+                self._open(self.size_bytes)
+            return True
         first = self._written_bytes
         async with upstream.open_blob(self.source.repository, self.digest, first=first) as stream:
             self._check_size(stream.size_bytes)
@@ -354,12 +375,20 @@ class Download:
                 self._open(size_bytes)
             skip_bytes = first - stream.offset  # an upstream without ranges starts over
             async with receiving(stream) as intake:
+                started = asyncio.get_running_loop().time()
                 while pieces := await intake.take():
                     skip_bytes, fresh = _skip(pieces, skip_bytes)
                     await self._append(partial, fresh)
+                    if ahead.find(self._written_bytes) is not None:
+                        return False
+                    if self.is_unstored:
+                        continue
+                    seconds, received = asyncio.get_running_loop().time() - started, self._written_bytes - first
+                    ahead.consider(self._written_bytes, self.size_bytes, seconds=seconds, received_bytes=received)
         if self.size_bytes is not None and self._written_bytes < self.size_bytes:
             message = f"{upstream.name} ended {self.digest} at {self._written_bytes} of {self.size_bytes} bytes"
             raise UpstreamUnreachable(message, upstream=upstream.name)
+        return True
 
     def _check_size(self, told_bytes: int | None) -> None:
         if None not in (told_bytes, self.size_bytes) and told_bytes != self.size_bytes:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mirror.ports import BlobStream
 
 LIMIT_BYTES = 1024 * 1024
-_GATHERING_SECONDS = 0.001
+_GATHERING_SECONDS = 0.003
 
 
 class Intake:

@@ -21,6 +21,7 @@ from mirror.storage.files import (
     write_all,
 )
 from mirror.storage.partial import PartialFile, doubt_partial, measure_partials, remove_partial
+from mirror.storage.parts import PART_SUFFIX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -161,6 +162,7 @@ class FileBlobStore:
         for path in self._layout.partial.iterdir():
             digest = _digest_of(path)
             is_left_alone = path.suffix == ORIGIN_SUFFIX and not path.with_suffix("").exists()
+            is_left_alone |= path.suffix == PART_SUFFIX and not path.with_name(path.name.partition(".")[0]).exists()
             if path.suffix == TEMPORARY_SUFFIX or is_left_alone:
                 path.unlink(missing_ok=True)
             elif digest is not None and self._origin(digest) is None:

@@ -32,10 +32,12 @@ from mirror.storage.files import (
     ORIGIN_SUFFIX,
     READ_CHUNK_BYTES,
     TEMPORARY_SUFFIX,
+    open_in_thread,
     remove_quietly,
     rename_durably,
     write_all,
 )
+from mirror.storage.parts import PART_SUFFIX, PartFile, find_parts, remove_parts
 from mirror.storage.spill import Spill
 
 if TYPE_CHECKING:
@@ -64,13 +66,15 @@ def measure_partials(layout: Layout) -> tuple[int, int]:
     """Return the bytes that downloads in progress will have, where that is known, and those that are on the disk."""
     expected_bytes = arrived_bytes = 0
     for path in layout.partial.iterdir():
-        if path.suffix:
+        if path.suffix not in {"", PART_SUFFIX}:
             continue
         try:
             status = path.stat()
         except FileNotFoundError:
             continue
         arrived_bytes += status.st_blocks * _STAT_BLOCK_BYTES
+        if path.suffix:
+            continue  # what is in a part is expected of its download
         expected_bytes += max(status.st_size, _announced_size(path))
     return expected_bytes, arrived_bytes
 
@@ -86,6 +90,7 @@ def remove_partial(path: Path) -> None:
     """Take away a download file and what is known about it."""
     path.unlink(missing_ok=True)
     _origin_path(path).unlink(missing_ok=True)
+    remove_parts(path)
 
 
 class PartialFile:
@@ -290,6 +295,18 @@ class PartialFile:
             self._hasher.update(memoryview(piece)[:size_bytes])
             size_bytes = max(0, size_bytes - len(piece))
 
+    async def open_part(self, first: int) -> PartFile:
+        """Open the part that begins at ``first``, made when there is none.
+
+        Raises:
+            StorageError: it could not be made.
+        """
+        return await open_in_thread(lambda: PartFile.open(self._path, first))
+
+    async def open_parts(self) -> Sequence[PartFile]:
+        """Open the parts that an earlier writer left."""
+        return [await self.open_part(first) for first in await asyncio.to_thread(find_parts, self._path)]
+
     def matches(self) -> bool:
         """Say whether all that was written hashes to the digest."""
         return self._digest.matches(self._hasher)
@@ -309,6 +326,7 @@ class PartialFile:
             rename_durably(self._path, self._target)
             self._is_claimed = False
             _origin_path(self._path).unlink(missing_ok=True)
+            remove_parts(self._path)
         except OSError as error:
             raise StorageError(f"cannot store {self._digest}: {error.strerror}") from error
 

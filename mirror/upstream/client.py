@@ -130,6 +130,11 @@ class RegistryClient:
     def _reserve_left(self) -> float | None:
         return self._endpoints.preferred.limit.reserve_left(self._config.ratelimit_reserve, self._clock())
 
+    @property
+    def parallel(self) -> int:
+        """How many connections one large blob may use."""
+        return min(self._config.parallel, max(1, self._config.max_connections - _KEPT_FOR_SMALL))
+
     def is_struggling(self) -> bool:
         """Say whether it has lately failed to answer in time."""
         return not self._endpoints.is_up()
