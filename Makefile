@@ -13,9 +13,10 @@ LOCKS := requirements/build.txt requirements/runtime.txt requirements/dev.txt
 # Every requirement is locked with its hash, the build backend too, which is installed first: so pip builds nothing in
 # an environment of its own, into which it would fetch what is not locked.
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --use-pep517 --no-build-isolation
+PACKAGES := tests/debian-packages.txt
 APT_INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends
 
-.PHONY: help serve test check fix lock venv debian-packages clean
+.PHONY: help serve test bench check fix lock venv debian-packages clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 24
@@ -25,6 +26,10 @@ serve: .venv/runtime.stamp  ## run the mirror on port 5000; options: make serve 
 
 test: debian-packages .venv/dev.stamp  ## run every test; options: make test ARGS="-k digest"
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: PACKAGES := tests/bench/debian-packages.txt
+bench: debian-packages .venv/bench.stamp  ## measure speed beside others; with ARGS="--write", for docs/performance.md
+	$(BIN)/python -m tests.bench $(ARGS)
 
 check: .venv/dev.stamp  ## format, lint, types, imports
 	$(BIN)/ruff format --check
@@ -48,6 +53,7 @@ lock:  ## write requirements/*.txt anew from pyproject.toml
 	}
 	lock --group build -o requirements/build.txt
 	lock pyproject.toml -o requirements/runtime.txt
+	lock --group bench -o requirements/bench.txt
 	lock pyproject.toml --group dev -c requirements/build.txt -c requirements/runtime.txt -o requirements/dev.txt
 
 clean:  ## remove what was made; a cache folder of the mirror stays
@@ -78,13 +84,17 @@ clean:  ## remove what was made; a cache folder of the mirror stays
 	@$(PIP_INSTALL) --require-hashes -r requirements/dev.txt
 	touch $@
 
+.venv/bench.stamp: .venv/dev.stamp requirements/bench.txt
+	@$(PIP_INSTALL) --require-hashes -r requirements/bench.txt
+	touch $@
+
 # Where systemd runs, three of the packages start a service when they are installed, docker-registry on the mirror's own
 # port. The tests start their own, so what this installs does not stay running; what was there before is left alone.
 debian-packages:
 	@missing=()
 	while read -r package _; do
 	  [ "$$(dpkg-query -W -f '$${db:Status-Status}' "$$package" 2>/dev/null)" = installed ] || missing+=("$$package")
-	done < tests/debian-packages.txt
+	done < $(PACKAGES)
 	[ $${#missing[@]} != 0 ] || exit 0
 	if [ "$$(id -u)" != 0 ]; then
 	  echo "the tests need Debian packages: run apt-get install $${missing[*]} as root" >&2; exit 1
@@ -95,6 +105,7 @@ debian-packages:
 	  case $$package in
 	    containerd | docker-registry) systemctl disable --now "$$package.service" ;;
 	    docker.io) systemctl disable --now docker.service docker.socket ;;
+	    nginx-light) systemctl disable --now nginx.service ;;
 	  esac
 	done
 

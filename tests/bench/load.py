@@ -84,7 +84,9 @@ def _start_curl(urls: Sequence[str], at_once: int) -> subprocess.Popen[str]:
     command = ["curl", "--silent", "--header", _ACCEPT, "--config", "-", "--write-out", _CURL_FORMAT]
     if at_once > 1:
         command += ["--parallel", "--parallel-immediate", "--parallel-max", str(at_once)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     assert process.stdin is not None
     process.stdin.write("".join(f'url = "{url}"\noutput = "/dev/null"\n' for url in urls))
     process.stdin.close()

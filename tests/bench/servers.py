@@ -6,9 +6,10 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mirror import __version__
@@ -40,7 +41,24 @@ http {{
   {server}
 }}
 """
+_LOOK_AGAIN_SECONDS = 0.01
+LONG_TAGS = '[cache]\ntag_ttl = "1h"\n'
+"""A setting with which no tag runs out while it is measured; drayage's are good for 15 minutes."""
 _FILES = "server {{ listen 127.0.0.1:{port}; root {root}; }}"
+_TLS = """server {{
+    listen 127.0.0.1:{port} ssl;
+    ssl_certificate {folder}/certificate.pem;
+    ssl_certificate_key {folder}/key.pem;
+    location / {{
+      proxy_pass {target};
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+      proxy_set_header Host $http_host;
+      proxy_buffers 8 256k;
+      proxy_buffer_size 256k;
+      proxy_max_temp_file_size 0;
+    }}
+  }}"""
 _DRAYAGE_CONFIG = """
 listen = "127.0.0.1:{port}"
 cache_dir = "{folder}/cache"
@@ -84,6 +102,8 @@ def mirror(upstream: str, folder: Path, *, workers: int = 1, extra: str = "") ->
     """Run the mirror as its users do: a log line for each request, into a file."""
     folder.mkdir(parents=True, exist_ok=True)
     with MirrorProcess({"docker.io": upstream}, folder=folder, workers=workers, extra=extra) as process:
+        while len(process.worker_pids) < workers:  # the port is open before they are forked
+            time.sleep(_LOOK_AGAIN_SECONDS)
         yield Server(name="mirror", version=__version__, base_url=process.base_url, pids=process.worker_pids)
 
 
@@ -119,6 +139,19 @@ def nginx(files: Mapping[str, bytes], folder: Path) -> Iterator[Server]:
     port = free_port()
     with running_nginx(_FILES.format(port=port, root=root), port, folder) as server:
         yield server
+
+
+@contextmanager
+def nginx_before(server: Server, folder: Path) -> Iterator[Server]:
+    """Speak TLS before another server."""
+    folder.mkdir(parents=True)
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-subj", "/CN=localhost", "-keyout", str(folder / "key.pem"), "-out", str(folder / "certificate.pem")]
+    subprocess.run(command, check=True, capture_output=True)
+    port = free_port()
+    block = _TLS.format(port=port, folder=folder, target=server.base_url)
+    with running_nginx(block, port, folder, scheme="https") as front:
+        yield replace(front, pids=[*front.pids, *server.pids])
 
 
 @contextmanager
