@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from mirror.web.exchange import new_request_id
 from mirror.web.server import Handler
 from tests.functional.conftest import StartMirror
 from tests.support.images import docker_image
+from tests.support.mirrors import MirrorProcess
+from tests.support.process import RegistryProcess
 from tests.support.pulling import MirrorClient
 from tests.support.registry import TestRegistry
 
@@ -287,3 +290,21 @@ async def test_a_manifest_that_memory_has_dropped_goes_the_whole_way(
         handled.paths.clear()
         assert (await raw.ask(request(DIGEST)))[2] == IMAGE.manifest
     assert handled.paths == [DIGEST]
+
+
+def test_its_line_of_json_is_like_any_other() -> None:
+    with RegistryProcess() as registry, MirrorProcess({"docker.io": registry.base_url}) as mirror:
+        registry.add(NAME, "latest", IMAGE)
+        connection = http.client.HTTPConnection("127.0.0.1", mirror.port, timeout=10)
+        for _ in range(4):
+            connection.request("GET", TAG)
+            assert connection.getresponse().read() == IMAGE.manifest
+        connection.close()
+        mirror.stop()
+        _, second, _, fourth = (event for event in mirror.events() if event["event"] == "request.served")
+    varying = {"request_id", "duration_seconds", "timestamp"}
+    assert {name: second[name] for name in second.keys() - varying} == {
+        name: fourth[name] for name in fourth.keys() - varying
+    }
+    assert {type(fourth[name]) for name in varying} == {str, float}
+    assert second.keys() == fourth.keys()
