@@ -45,12 +45,13 @@ _LOOK_AGAIN_SECONDS = 0.01
 LONG_TAGS = '[cache]\ntag_ttl = "1h"\n'
 """A setting with which no tag runs out while it is measured; drayage's are good for 15 minutes."""
 _FILES = "server {{ listen 127.0.0.1:{port}; root {root}; }}"
-_TLS = """server {{
+_TLS = """upstream mirror {{ server {target}; keepalive 64; }}
+  server {{
     listen 127.0.0.1:{port} ssl;
     ssl_certificate {folder}/certificate.pem;
     ssl_certificate_key {folder}/key.pem;
     location / {{
-      proxy_pass {target};
+      proxy_pass http://mirror;
       proxy_http_version 1.1;
       proxy_set_header Connection "";
       proxy_set_header Host $http_host;
@@ -149,7 +150,7 @@ def nginx_before(server: Server, folder: Path) -> Iterator[Server]:
     command += ["-subj", "/CN=localhost", "-keyout", str(folder / "key.pem"), "-out", str(folder / "certificate.pem")]
     subprocess.run(command, check=True, capture_output=True)
     port = free_port()
-    block = _TLS.format(port=port, folder=folder, target=server.base_url)
+    block = _TLS.format(port=port, folder=folder, target=server.base_url.removeprefix("http://"))
     with running_nginx(block, port, folder, scheme="https") as front:
         yield replace(front, pids=[*front.pids, *server.pids])
 
