@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from mirror.oci.descriptor import Descriptor
 
+_ASKING_SECONDS: Final = 1.0
+_SHORT_ASKING_SECONDS: Final = 0.25
 _CRC_RANGE: Final = 2**32
 _LEAST_STRETCH: Final = 2.0
 _MOST_STRETCH: Final = 10.0
@@ -76,6 +78,11 @@ class Fetch:
 
 
 Decision = Serve | Revalidate | Fetch
+
+
+def asking_seconds(*, is_struggling: bool) -> float:
+    """Return how much a cached pull may be slowed by asking its upstream; less where that has lately been silent."""
+    return _SHORT_ASKING_SECONDS if is_struggling else _ASKING_SECONDS
 
 
 def decide(stored: StoredTag | None, *, now: float, lifetime: TagLifetime, key: str = "") -> Decision:

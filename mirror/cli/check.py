@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-import os
 import time
 from typing import TYPE_CHECKING
 
-from mirror.cli.options import add_config_option, find_config
-from mirror.config import load
+from mirror.cli.options import add_config_option, load_config
 from mirror.credentials.sources import CredentialSources
 from mirror.telemetry import logs
 from mirror.upstream.inspection import Finding, Inspector
@@ -40,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
         ConfigError: the configuration cannot be used.
     """
     logs.silence()
-    config = load(path=find_config(options.config, os.environ), environ=os.environ, overrides={})
+    config = load_config(options)
     findings = asyncio.run(_inspect_all(config))
     if options.json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))

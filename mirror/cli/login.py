@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import getpass
-import os
 import sys
 import time
 from typing import TYPE_CHECKING
 
-from mirror.cli.options import add_config_option, find_config
-from mirror.config import load
+from mirror.cli.options import add_config_option, load_config
 from mirror.config.secrets import check_password
 from mirror.config.values import USERNAME, Unfit
 from mirror.credentials import login_file
@@ -56,7 +54,7 @@ def run_login(options: argparse.Namespace) -> int:
         StorageError: it cannot be stored.
     """
     logs.silence()
-    config = load(path=find_config(options.config, os.environ), environ=os.environ, overrides={})
+    config = load_config(options)
     upstream = _find_upstream(config, options.registry)
     credential = _read_credential(options)
     verdict = None if options.no_check else asyncio.run(_judge(config, upstream, credential))
@@ -81,7 +79,7 @@ def run_logout(options: argparse.Namespace) -> int:
         StorageError: it cannot be removed.
     """
     logs.silence()
-    config = load(path=find_config(options.config, os.environ), environ=os.environ, overrides={})
+    config = load_config(options)
     upstream = _find_upstream(config, options.registry)
     if login_file.forget(config.login_file, upstream.name):
         print(f"The credential for {upstream.name} was removed; a running mirror stops using it within a second or two")

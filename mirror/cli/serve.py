@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 import structlog
 
 from mirror import __version__
-from mirror.cli.options import add_config_option, find_config
+from mirror.cli.options import add_config_option, load_config
 from mirror.cli.sockets import Listening
 from mirror.concurrency.processes import WorkerProcesses
-from mirror.config import TcpAddress, load
+from mirror.config import TcpAddress
 from mirror.telemetry import logs
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         "server.workers": options.workers,
         "cache.dir": options.cache_dir,
     }
-    config = load(path=find_config(options.config, os.environ), environ=os.environ, overrides=overrides)
+    config = load_config(options, overrides)
     logs.configure(config.log)
     count = config.server.worker_count
     with Listening(config.server.listen, count) as listening, _shared_metrics(count):

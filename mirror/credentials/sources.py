@@ -21,6 +21,7 @@ from mirror.credentials.files import FileUnusable, WatchedFile
 from mirror.credentials.helpers import TIME_LIMIT_SECONDS, HelperFailed, ask_helper
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from mirror.config import Config, UpstreamConfig
@@ -101,46 +102,40 @@ class CredentialSource:
         asked = None if docker is None else docker.find_helper(self._names)
         if asked is None:
             return None
-        async with self._asking:
-            kept = self._find_kept(asked)
-            return self._keep(asked, *(await self._ask(*asked))) if kept is None else kept.credential
+        return await self._asked_once(asked, lambda: self._ask(*asked))
 
-    async def _ask(self, helper: str, server: str) -> tuple[Credential | None, float]:
+    async def _ask(self, helper: str, server: str) -> _Kept:
         try:
             credential = await ask_helper(helper, server, time_limit_seconds=TIME_LIMIT_SECONDS)
         except HelperFailed as error:
             self._note_failure(error)
             credential = None
-        return credential, _FOR_EVER if credential is not None else self._clock() + _KEPT_SECONDS
+        return _Kept(credential, _FOR_EVER if credential is not None else self._clock() + _KEPT_SECONDS)
 
     async def _from_amazon(self) -> Credential | None:
-        if self._region is None:
-            return None
-        key = ("ecr", self._region)
-        async with self._asking:
-            kept = self._find_kept(key)
-            return self._keep(key, *(await self._fetch(self._region))) if kept is None else kept.credential
+        region = self._region
+        return None if region is None else await self._asked_once(("ecr", region), lambda: self._fetch(region))
 
-    async def _fetch(self, region: str) -> tuple[Credential | None, float]:
+    async def _fetch(self, region: str) -> _Kept:
         now = self._clock()
         try:
             made = await ecr.fetch_password(region, time_limit_seconds=TIME_LIMIT_SECONDS)
         except EcrFailed as error:
             self._note_failure(error)
-            return None, now + _KEPT_SECONDS
-        return made.credential, now + (made.expires_at - now) * _USED_SHARE
+            return _Kept(None, now + _KEPT_SECONDS)
+        return _Kept(made.credential, now + (made.expires_at - now) * _USED_SHARE)
 
     def _note_failure(self, error: HelperFailed | EcrFailed) -> None:
         self.failure = str(error)
         log.warning("credentials.helper_failed", upstream=self._upstream.name, error=self.failure)
 
-    def _find_kept(self, key: tuple[str, str]) -> _Kept | None:
-        kept = self._kept.get(key)
-        return kept if kept is not None and self._clock() < kept.until else None
-
-    def _keep(self, key: tuple[str, str], credential: Credential | None, until: float) -> Credential | None:
-        self._kept[key] = _Kept(credential, until)
-        return credential
+    async def _asked_once(self, key: tuple[str, str], ask: Callable[[], Awaitable[_Kept]]) -> Credential | None:
+        """Return the answer that is kept, or ask, one caller for all."""
+        async with self._asking:
+            kept = self._kept.get(key)
+            if kept is None or self._clock() >= kept.until:
+                kept = self._kept[key] = await ask()
+            return kept.credential
 
 
 class CredentialSources:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from mirror.errors import UpstreamError
+from mirror.policy import asking_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -25,8 +26,6 @@ log = structlog.get_logger(__name__)
 
 LINK_SECONDS: Final = 3600.0
 _NOTED_SECONDS: Final = 300.0  # the index is told no more often
-_DEADLINE_SECONDS: Final = 1.0  # how much a cached pull may be slowed by asking
-_SHORT_DEADLINE_SECONDS: Final = 0.25  # ... of an upstream that has lately not answered in time
 _PAUSE_SECONDS: Final = 30.0  # before an upstream that could not answer is asked again
 _REPOSITORIES: Final = 50_000
 
@@ -71,7 +70,7 @@ class Access:
             self._allow_until(repository, confirmed_at + LINK_SECONDS)
             return False
         try:
-            async with asyncio.timeout(_SHORT_DEADLINE_SECONDS if upstream.is_struggling() else _DEADLINE_SECONDS):
+            async with asyncio.timeout(asking_seconds(is_struggling=upstream.is_struggling())):
                 await confirm()
         except (UpstreamError, TimeoutError):
             log.warning("access.unconfirmed", upstream=upstream.name, repository=repository.name)

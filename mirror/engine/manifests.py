@@ -148,8 +148,8 @@ class Manifests:
             is_confirmed = await self._access.ensure(upstream, repository, confirm)
         except (NotFound, Denied) as error:
             await self._index.drop_held(repository, digest)
-            await self._memory.drop(f"{repository}@{digest}")
-            await self._refusals.remember(f"{repository}@{digest}", error)
+            await self.forget(repository, digest)
+            await self._refusals.remember(_key(repository, digest), error)
             raise
         if is_confirmed and not upstream.is_private(repository):  # it has become anybody's
             loaded = replace(loaded, is_private=False)

@@ -10,7 +10,7 @@ import structlog
 
 from mirror.errors import Denied, NotFound, RateLimited, UpstreamError
 from mirror.http.cache_status import Outcome
-from mirror.policy import Fetch, Revalidate, Serve, StoredTag, decide
+from mirror.policy import Fetch, Revalidate, Serve, StoredTag, asking_seconds, decide
 
 if TYPE_CHECKING:
     from mirror.concurrency.single_flight import SingleFlight
@@ -19,13 +19,10 @@ if TYPE_CHECKING:
     from mirror.engine.refusals import Refusals
     from mirror.oci.descriptor import Descriptor
     from mirror.oci.reference import Repository, Tag
-    from mirror.policy import Decision
+    from mirror.policy import Decision, asking_seconds
     from mirror.ports import Clock, Index, Locks, Memory, Upstream
 
 log = structlog.get_logger(__name__)
-
-_DEADLINE_SECONDS = 1.0  # how much a cached pull may be slowed by asking
-_SHORT_DEADLINE_SECONDS = 0.25  # ... of an upstream that has lately not answered in time
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +125,7 @@ class Tags:
             if key in self._flights:
                 return 0.0
             self._overdue.discard(key)
-        return _SHORT_DEADLINE_SECONDS if upstream.is_struggling() else _DEADLINE_SECONDS
+        return asking_seconds(is_struggling=upstream.is_struggling())
 
     async def _ask(self, key: str, upstream: Upstream, repository: Repository, tag: Tag) -> tuple[StoredTag, bool]:
         return await self._flights.run(key, lambda: self._refresh(key, upstream, repository, tag))

@@ -124,29 +124,12 @@ class Metrics:
         outcome: Outcome | None,
         code: int,
         size_bytes: int,
-        first_byte_seconds: float,
-    ) -> None:
-        """One request was answered; ``outcome`` is None for errors and for what has nothing to do with the cache."""
-        self.answered_alike(
-            upstream=upstream,
-            kind=kind,
-            outcome=outcome,
-            code=code,
-            size_bytes=size_bytes,
-            first_byte_seconds=(first_byte_seconds,),
-        )
-
-    def answered_alike(
-        self,
-        *,
-        upstream: str | None,
-        kind: Kind,
-        outcome: Outcome | None,
-        code: int,
-        size_bytes: int,
         first_byte_seconds: Sequence[float],
     ) -> None:
-        """Several requests were answered in the same way, each with ``size_bytes``."""
+        """Requests were answered alike, each with ``size_bytes``; one for each of ``first_byte_seconds``.
+
+        ``outcome`` is None for errors and for what has nothing to do with the cache.
+        """
         key = (upstream, kind, outcome, code)
         counters = self._answers.get(key)
         if counters is None:

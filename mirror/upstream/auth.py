@@ -19,8 +19,8 @@ import structlog
 from yarl import URL
 
 from mirror.errors import Denied, NotFound, UpstreamUnreachable
-from mirror.upstream.logins import opens_registry, usable_challenges
-from mirror.upstream.realms import may_be_asked, may_get_credential, parse_realm
+from mirror.upstream.logins import Demand, opens_registry, read_demand
+from mirror.upstream.realms import may_get_credential
 from mirror.upstream.tokens import Token, TokenRefused, TokenRequest, TokenService, basic_authorization
 
 if TYPE_CHECKING:
@@ -40,14 +40,6 @@ log = structlog.get_logger(__name__)
 _REPOSITORIES = 10_000  # of which is remembered whether a credential opened them
 _FRESH_SECONDS = 5.0  # a token that is younger is not to blame for a refusal
 _CREDENTIALS = 2  # a program or a cloud may have another one when the first is refused
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What an origin asks for."""
-
-    realm: URL | None  # None: Basic
-    service: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +80,7 @@ class Authenticator:
         self._clock = clock
         limit_seconds = config.read_timeout_seconds
         self._service = TokenService(sessions, clock, upstream=config.name, time_limit_seconds=limit_seconds)
-        self._known: dict[URL, Known] = {}
+        self._known: dict[URL, Demand] = {}
         self._endpoints = {URL(endpoint).origin(): URL(endpoint) for endpoint in config.endpoints}
         self._opened: OrderedDict[str, bool] = OrderedDict()
 
@@ -96,22 +88,21 @@ class Authenticator:
         """Return what ``/v2/`` is below: an endpoint may have a path, of a redirect's origin nothing is known."""
         return self._endpoints.get(origin, origin)
 
-    def known(self, origin: URL) -> Known | None:
+    def known(self, origin: URL) -> Demand | None:
         """Return what an origin has told that it asks for."""
         return self._known.get(origin)
 
     def learn(self, origin: URL, challenges: Sequence[Challenge]) -> bool:
-        """Remember the first usable challenge, Bearer before Basic; False when there is none."""
-        for challenge in usable_challenges(challenges):
-            if challenge.scheme == "basic":
-                # Harbor asks for Basic when it does not like a token: what it wants is a new one
-                self._known.setdefault(origin, Known(realm=None))
-                return True
-            realm = parse_realm(challenge.parameters.get("realm", ""))
-            if realm is not None and may_be_asked(realm, origin):
-                self._known[origin] = Known(realm=realm, service=challenge.parameters.get("service"))
-                return True
-        return False
+        """Remember what is asked for; False when that is nothing that can be met."""
+        demand = read_demand(challenges, origin)
+        if demand is None:
+            return False
+        if demand.realm is None:
+            # Harbor asks for Basic when it does not like a token: what it wants is a new one
+            self._known.setdefault(origin, demand)
+        else:
+            self._known[origin] = demand
+        return True
 
     def unlearn(self, origin: URL, challenges: Sequence[Challenge]) -> None:
         """Begin anew with an origin that refuses a new token too and now asks for Basic."""
@@ -196,7 +187,7 @@ class Authenticator:
     # ---- Bearer
 
     async def _bearer(
-        self, origin: URL, known: Known, realm: URL, repository: str, refused: Authorization | None
+        self, origin: URL, known: Demand, realm: URL, repository: str, refused: Authorization | None
     ) -> Authorization:
         shown: Credential | None = None
         for _ in range(_CREDENTIALS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -33,6 +34,25 @@ class Verdict(StrEnum):
     """The registry lets everybody in, and would not say no."""
     UNTRUSTED = "not shown"
     """The token service is outside of the registry's own domain, and not among its ``token_hosts``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a registry asks for: a token of a service, or, where ``realm`` is None, the credential itself (Basic)."""
+
+    realm: URL | None
+    service: str | None = None
+
+
+def read_demand(challenges: Sequence[Challenge], registry: URL) -> Demand | None:
+    """Return the first demand that can be met, Bearer before Basic; None where there is none."""
+    for challenge in usable_challenges(challenges):
+        if challenge.scheme == "basic":
+            return Demand(realm=None)
+        realm = parse_realm(challenge.parameters.get("realm", ""))
+        if realm is not None and may_be_asked(realm, registry):
+            return Demand(realm=realm, service=challenge.parameters.get("service"))
+    return None
 
 
 def usable_challenges(challenges: Sequence[Challenge]) -> list[Challenge]:
@@ -72,21 +92,13 @@ class Login:
             UpstreamError: it cannot be asked now.
             aiohttp.ClientError, OSError: it cannot be reached.
         """
-        for challenge in usable_challenges(challenges):
-            if challenge.scheme == "basic":
-                return await self._judge_value(endpoint, basic_authorization(credential))
-            realm = parse_realm(challenge.parameters.get("realm", ""))
-            if realm is None or not may_be_asked(realm, endpoint):
-                continue
-            if not may_get_credential(realm, endpoint, self._config.token_hosts):
-                return Verdict.UNTRUSTED
-            service = challenge.parameters.get("service")
-            request = TokenRequest(realm=realm, service=service, repository=None, credential=credential)
-            answer = await self._service.request(request)
-            if not isinstance(answer, Token):
-                return Verdict.REFUSED
-            return await self._judge_value(endpoint, f"Bearer {answer.text}")
-        return Verdict.UNASKED
+        demand = read_demand(challenges, endpoint)
+        if demand is None:
+            return Verdict.UNASKED
+        if demand.realm is not None and not may_get_credential(demand.realm, endpoint, self._config.token_hosts):
+            return Verdict.UNTRUSTED
+        value = await self._authorization(demand, None, credential)
+        return Verdict.REFUSED if value is None else await self._judge_value(endpoint, value)
 
     async def _judge_value(self, endpoint: URL, authorization: str) -> Verdict:
         is_in = await opens_registry(self._sessions, endpoint, authorization, upstream=self._config.name)
@@ -100,13 +112,13 @@ class Login:
         Raises:
             UpstreamError: the token service cannot be asked now.
         """
-        for challenge in usable_challenges(challenges):
-            if challenge.scheme == "basic":
-                return None if credential is None else basic_authorization(credential)
-            realm = parse_realm(challenge.parameters.get("realm", ""))
-            if realm is not None and may_be_asked(realm, endpoint):
-                service = challenge.parameters.get("service")
-                request = TokenRequest(realm=realm, service=service, repository=repository, credential=credential)
-                answer = await self._service.request(request)
-                return f"Bearer {answer.text}" if isinstance(answer, Token) else None
-        return None
+        demand = read_demand(challenges, endpoint)
+        return None if demand is None else await self._authorization(demand, repository, credential)
+
+    async def _authorization(self, demand: Demand, repository: str | None, credential: Credential | None) -> str | None:
+        """Meet a demand; None where there is no credential to show, or no token is given for it."""
+        if demand.realm is None:
+            return None if credential is None else basic_authorization(credential)
+        request = TokenRequest(realm=demand.realm, service=demand.service, repository=repository, credential=credential)
+        answer = await self._service.request(request)
+        return f"Bearer {answer.text}" if isinstance(answer, Token) else None

@@ -58,6 +58,14 @@ class Sessions:
         await self.current.close()
 
 
+async def read_beginning(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
+    """Read to the end, or a little past the limit; one ``read`` returns as little as has come."""
+    body = bytearray()
+    while len(body) < limit_bytes and (chunk := await response.content.readany()):
+        body += chunk
+    return bytes(body)
+
+
 def _trust(config: UpstreamConfig) -> ssl.SSLContext | bool:
     if config.ca_file is None:
         return True

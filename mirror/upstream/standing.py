@@ -66,13 +66,14 @@ class Standing:
         """Say whether it was accepted just now, so that a refusal is about something else."""
         return (
             self._accepted is not None
-            and self._accepted[0] == credential.fingerprint
+            and self.is_accepted(credential)
             and self._clock() - self._accepted[1] < _SURE_SECONDS
         )
 
     def is_refused(self, credential: Credential) -> bool:
         """Say whether this process knows that it is to be left alone."""
-        return self._is_current(self._refused, credential)
+        refused = self._refused
+        return refused is not None and refused.fingerprint == credential.fingerprint and self._clock() < refused.until
 
     def describe(self, credential: Credential) -> str:
         """Say what became of it, in words."""
@@ -124,9 +125,6 @@ class Standing:
             return False
         self._refused = noted
         return self.is_refused(credential)
-
-    def _is_current(self, refused: Refused | None, credential: Credential) -> bool:
-        return refused is not None and refused.fingerprint == credential.fingerprint and self._clock() < refused.until
 
 
 def _read(text: str | None) -> Refused | None:

@@ -21,6 +21,7 @@ import aiohttp
 from mirror.credentials.credential import AZURE_USER
 from mirror.errors import RateLimited, UpstreamFailed, UpstreamUnreachable
 from mirror.http.retry_after import parse_retry_after
+from mirror.upstream.sessions import read_beginning
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -138,7 +139,7 @@ class TokenService:
         try:
             async with asyncio.timeout(self._time_limit_seconds), sending as response:
                 wait_seconds = parse_retry_after(response.headers.get("Retry-After"), self._clock())
-                return response.status, await _read_body(response), wait_seconds
+                return response.status, await read_beginning(response, _BODY_LIMIT_BYTES), wait_seconds
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             message = f"{self._describe(url)} cannot be reached: {describe(error)}"
             raise UpstreamUnreachable(message, upstream=self._upstream) from error
@@ -158,14 +159,6 @@ class TokenService:
 
     def _describe(self, url: URL) -> str:
         return f"{self._upstream}'s token service {url.host}"
-
-
-async def _read_body(response: aiohttp.ClientResponse) -> bytes:
-    """Read to the end or the limit; one ``read`` returns as little as has come."""
-    body = bytearray()
-    while len(body) < _BODY_LIMIT_BYTES and (chunk := await response.content.readany()):
-        body += chunk
-    return bytes(body)
 
 
 def basic_authorization(credential: Credential) -> str:

@@ -36,6 +36,7 @@ from mirror.errors import (
 )
 from mirror.http.challenge import parse_challenges
 from mirror.oci.requests import Kind
+from mirror.upstream.sessions import read_beginning
 from mirror.upstream.tokens import describe
 
 if TYPE_CHECKING:
@@ -266,10 +267,7 @@ class Transport:
         """Return the text of a 429, which may say how long to wait, or only which limit it is."""
         if response.status != HTTPStatus.TOO_MANY_REQUESTS:
             return ""
-        body = bytearray()
-        while len(body) < _ERROR_TEXT_BYTES and (chunk := await response.content.readany()):
-            body += chunk
-        return body.decode(errors="replace")
+        return (await read_beginning(response, _ERROR_TEXT_BYTES)).decode(errors="replace")
 
     def _limited(self, endpoint: Endpoint, call: Call, response: aiohttp.ClientResponse, text: str) -> RateLimited:
         limit = endpoint.limit

@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 class RequestObserver(Protocol):
     """Counts answers."""
 
-    def answered_alike(
+    def answered(
         self,
         *,
         upstream: str | None,
@@ -35,20 +35,7 @@ class RequestObserver(Protocol):
         size_bytes: int,
         first_byte_seconds: Sequence[float],
     ) -> None:
-        """Several requests were answered in the same way, each with ``size_bytes``."""
-        ...
-
-    def answered(
-        self,
-        *,
-        upstream: str | None,
-        kind: Kind,
-        outcome: Outcome | None,
-        code: int,
-        size_bytes: int,
-        first_byte_seconds: float,
-    ) -> None:
-        """One request was answered."""
+        """Requests were answered alike, each with ``size_bytes``; one for each of ``first_byte_seconds``."""
         ...
 
 
@@ -103,7 +90,7 @@ class Exchange:
             outcome=self.outcome,
             code=self.status,
             size_bytes=self.bytes_sent,
-            first_byte_seconds=duration_seconds if self.first_byte_seconds is None else self.first_byte_seconds,
+            first_byte_seconds=[duration_seconds if self.first_byte_seconds is None else self.first_byte_seconds],
         )
         facts = {
             "request_id": self.request_id,
@@ -150,7 +137,7 @@ class RepeatedExchange:
         """Count those that were added, and write their log lines."""
         waiting, self._waiting = self._waiting, []
         like, in_common = self._like, self._members
-        self._observer.answered_alike(
+        self._observer.answered(
             upstream=like.upstream,
             kind=like.kind,
             outcome=like.outcome,

@@ -85,7 +85,7 @@ def exported() -> dict[str, tuple[str, frozenset[str]]]:
     registry = CollectorRegistry()
     metrics = Metrics(registry, ["docker.io"])
     metrics.answered(
-        upstream="docker.io", kind=Kind.BLOB, outcome=Outcome.HIT, code=200, size_bytes=1, first_byte_seconds=0.1
+        upstream="docker.io", kind=Kind.BLOB, outcome=Outcome.HIT, code=200, size_bytes=1, first_byte_seconds=[0.1]
     )
     metrics.upstream_answered("docker.io", Kind.BLOB, "GET", "200", 0.1)
     metrics.upstream_sent("docker.io", Kind.BLOB, 1)
