@@ -197,6 +197,10 @@ class BlobStore(Protocol):
         """Store content whose digest the caller has verified; return whether it was not there before."""
         ...
 
+    async def remove(self, digests: Sequence[Digest]) -> None:
+        """Take the names of stored files away; who has one open reads on."""
+        ...
+
     async def open_partial(self, digest: Digest) -> PartialBlob:
         """Open the download file of a digest, made when there is none."""
         ...
@@ -267,6 +271,10 @@ class Index(Protocol):
 
     async def add_blob(self, digest: Digest, size_bytes: int) -> None:
         """Account for a blob that was stored just now."""
+        ...
+
+    async def stored_size(self, digest: Digest) -> int | None:
+        """Return the size that content had when it was stored."""
         ...
 
     async def add_manifest(self, repository: Repository, manifest: Manifest) -> None:

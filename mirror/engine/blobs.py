@@ -72,12 +72,13 @@ class Blobs:
         async with AsyncExitStack() as resources:
             if stored is not None:
                 resources.callback(stored.close)
-                self._usage.note_blob(digest)
                 outcome = Outcome.HIT
                 if held is None:
-                    await self._confirm(upstream, repository, digest)
+                    held = await self._confirm(upstream, repository, digest)
                     outcome = Outcome.REVALIDATED
-                return self._answer(digest, outcome, stored, range_header, resources)
+                if await self._is_whole(digest, stored, held):
+                    self._usage.note_blob(digest)
+                    return self._answer(digest, outcome, stored, range_header, resources)
             body, outcome = await self._follow(upstream, repository, digest, is_held=held is not None)
             resources.callback(body.close)
             ahead = await self._open_ahead(upstream, repository, digest, body, range_header)
@@ -94,10 +95,12 @@ class Blobs:
         stored = await self._find_stored(digest)
         if stored is not None:
             stored.close()
-            if held is not None:
-                return BlobAnswer(digest=digest, outcome=Outcome.HIT, size_bytes=stored.size_bytes)
-            await self._confirm(upstream, repository, digest)
-            return BlobAnswer(digest=digest, outcome=Outcome.REVALIDATED, size_bytes=stored.size_bytes)
+            outcome = Outcome.HIT
+            if held is None:
+                held = await self._confirm(upstream, repository, digest)
+                outcome = Outcome.REVALIDATED
+            if await self._is_whole(digest, stored, held):
+                return BlobAnswer(digest=digest, outcome=outcome, size_bytes=stored.size_bytes)
         size_bytes = await self._ask_size(upstream, repository, digest, held)
         return BlobAnswer(digest=digest, outcome=Outcome.BYPASS, size_bytes=size_bytes or None)
 
@@ -127,6 +130,23 @@ class Blobs:
         except StorageError as error:  # as good as not stored
             log.error("store.failed", digest=str(digest), error=str(error))
             return None
+
+    async def _is_whole(self, digest: Digest, stored: Body, held: Held) -> bool:
+        """Compare a stored blob with the size that it should have; one that is damaged is removed.
+
+        A manifest may be wrong about a size, so what was counted when the blob was stored has the last word.
+        """
+        expected_bytes = held.descriptor.size_bytes
+        if not expected_bytes or stored.size_bytes == expected_bytes or self._downloads.find(digest) is not None:
+            return True
+        if stored.size_bytes == await self._index.stored_size(digest):
+            return True
+        log.error("blob.damaged", digest=str(digest), size_bytes=stored.size_bytes, expected_bytes=expected_bytes)
+        try:
+            await self._store.remove([digest])
+        except StorageError as error:
+            log.error("store.failed", digest=str(digest), error=str(error))
+        return False
 
     async def _follow(
         self, upstream: Upstream, repository: Repository, digest: Digest, *, is_held: bool

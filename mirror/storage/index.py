@@ -253,6 +253,10 @@ class DiskIndex:
         """Account for a blob that was stored just now."""
         await self._account(self._ledger.add_blob, digest, size_bytes, self._clock())
 
+    async def stored_size(self, digest: Digest) -> int | None:
+        """Return the size that content had when it was stored."""
+        return await self._account(self._ledger.size_of, digest)
+
     async def add_manifest(self, repository: Repository, manifest: Manifest) -> None:
         """Account for a stored manifest that this repository holds, and for what it needs."""
         await self._account(self._ledger.add_manifest, repository, manifest, self._clock())

@@ -156,6 +156,11 @@ class Ledger:
         with self._database:
             return [one for one in digests if not self._database.execute(update, (used, str(one))).rowcount]
 
+    def size_of(self, digest: Digest) -> int | None:
+        """Return the size that an object had when it was accounted for."""
+        row = self._database.execute("SELECT size FROM objects WHERE digest = ?", (str(digest),)).fetchone()
+        return None if row is None else int(row[0])
+
     def totals(self) -> Totals:
         """Return how much is stored."""
         rows = self._database.execute("SELECT kind, objects, bytes FROM totals").fetchall()
