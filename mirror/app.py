@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
@@ -43,12 +44,12 @@ from mirror.web.routes import Router
 from mirror.web.server import Handler, HttpServer
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from mirror.config import Config, UpstreamConfig
     from mirror.ports import Clock, UpstreamState
     from mirror.upstream.client import RegistryClient
+    from mirror.web.tls import ServerTls
 
 log = structlog.get_logger(__name__)
 
@@ -72,9 +73,12 @@ def prepare_store(config: Config) -> None:
 
 @asynccontextmanager
 async def running(
-    config: Config, sockets: Sequence[socket.socket], *, clock: Clock = time.time
+    config: Config, sockets: Sequence[socket.socket], *, tls: ServerTls | None = None, clock: Clock = time.time
 ) -> AsyncIterator[CollectorRegistry]:
-    """Serve on listening sockets while the block runs; then let running transfers end within the configured grace."""
+    """Serve on listening sockets while the block runs; then let running transfers end within the configured grace.
+
+    With ``tls`` it is HTTPS on all but Unix sockets.
+    """
     registry = CollectorRegistry()
     metrics = Metrics(registry, config.upstreams)
     layout = Layout(config.cache.dir)
@@ -140,7 +144,10 @@ async def running(
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         for listening in sockets:
-            await web.SockSite(runner, listening).start()
+            context = tls.context if tls is not None and listening.family != socket.AF_UNIX else None
+            await web.SockSite(runner, listening, ssl_context=context).start()
+        if tls is not None:
+            _ = supervisor.start(tls.follow(), name="follow certificate")
         _ = supervisor.start(_resume(store, downloads, upstreams), name="resume downloads")
         _ = supervisor.start(_watch(sources, refusals), name="watch credentials")
         yield registry

@@ -22,6 +22,7 @@ from mirror.cli.sockets import Listening
 from mirror.concurrency.processes import WorkerProcesses
 from mirror.config import TcpAddress
 from mirror.telemetry import logs
+from mirror.web.tls import ServerTls
 
 if TYPE_CHECKING:
     import argparse
@@ -50,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
-        ConfigError: the configuration cannot be used.
+        ConfigError: the configuration, or the certificate that it names, cannot be used.
         OSError: the port or the cache folder cannot.
     """
     overrides = {
@@ -60,6 +61,7 @@ def run(options: argparse.Namespace) -> int:
     }
     config = load_config(options, overrides)
     logs.configure(config.log)
+    tls = ServerTls.of(config.server)
     count = config.server.worker_count
     with Listening(config.server.listen, count) as listening, _shared_metrics(count):
         # only now: prometheus-client chooses, when it is imported, whether metrics are shared between processes
@@ -69,19 +71,19 @@ def run(options: argparse.Namespace) -> int:
         _welcome(config, listening)
         log.info("server.started", version=__version__, workers=count, cache=str(config.cache.dir))
         if count == 1:
-            asyncio.run(_serve(config, listening.of_worker(0)))
+            asyncio.run(_serve(config, listening.of_worker(0), tls))
             return 0
-        return _run_workers(config, listening, count)
+        return _run_workers(config, listening, count, tls)
 
 
-async def _serve(config: Config, sockets: Sequence[socket.socket]) -> None:
+async def _serve(config: Config, sockets: Sequence[socket.socket], tls: ServerTls | None) -> None:
     from mirror.app import running  # noqa: PLC0415 - see `run`
 
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stopped.set)
-    async with running(config, sockets):
+    async with running(config, sockets, tls=tls):
         # what is there now stays: a full collection need not look at it, and one in a few requests would be full
         gc.collect()
         gc.freeze()
@@ -90,13 +92,13 @@ async def _serve(config: Config, sockets: Sequence[socket.socket]) -> None:
     log.info("server.stopped")
 
 
-def _run_workers(config: Config, listening: Listening, count: int) -> int:
+def _run_workers(config: Config, listening: Listening, count: int, tls: ServerTls | None) -> int:
     from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 - see `run`
 
     def work(slot: int) -> None:
         sockets = listening.of_worker(slot)
         listening.forget_all_but(slot)
-        asyncio.run(_serve(config, sockets))
+        asyncio.run(_serve(config, sockets, tls))
 
     return WorkerProcesses(
         count,
@@ -134,5 +136,8 @@ def _welcome(config: Config, listening: Listening) -> None:
         host = socket.gethostname() if tcp.host in _EVERY_ADDRESS else tcp.host
         address = TcpAddress(host=host, port=tcp.port)
         print("  to use it, put into /etc/docker/daemon.json and run `systemctl reload docker`:")
+        if config.server.tls is not None:
+            print(f'    {{ "registry-mirrors": ["https://{address}"] }}')
+            return
         print(f'    {{ "registry-mirrors": ["http://{address}"],')
         print(f'      "insecure-registries": ["{address}"] }}')

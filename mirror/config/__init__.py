@@ -11,6 +11,7 @@ from mirror.config.settings import (
     LogFormat,
     LogLevel,
     ServerConfig,
+    TlsFiles,
     UpstreamConfig,
 )
 from mirror.config.values import Address, TcpAddress, UnixAddress
@@ -25,6 +26,7 @@ __all__ = [
     "LogLevel",
     "ServerConfig",
     "TcpAddress",
+    "TlsFiles",
     "UnixAddress",
     "UpstreamConfig",
     "load",

@@ -41,6 +41,7 @@ def load(*, path: Path | None, environ: Mapping[str, str], overrides: Mapping[st
         _settle(settled, File(path).entries())
     _settle(settled, sources.environment(environ, _upstream_names(settled)))
     _settle(settled, sources.flags(overrides))
+    _check_tls(settled)
     cache = CacheConfig(**_section(settled, "cache"))
     return Config(
         server=ServerConfig(**_section(settled, "server")),
@@ -90,6 +91,15 @@ def _given(settled: _Settled, parents: Key, known: Mapping[str, Declared]) -> di
     """Return what was set, by the name of its field."""
     found = {one.attribute: settled.get((*parents, key)) for key, one in known.items()}
     return {attribute: setting.value for attribute, setting in found.items() if setting is not None}
+
+
+def _check_tls(settled: _Settled) -> None:
+    keys = ("tls_certificate", "tls_key", "tls_client_ca")
+    given = {key: one for key in keys if (one := settled.get(("server", key))) is not None and one.value is not None}
+    for setting in given.values():
+        for needed in keys[:2]:
+            if needed not in given:
+                raise setting.fault(f"needs server.{needed} too")
 
 
 def _upstream_names(settled: _Settled) -> list[str]:

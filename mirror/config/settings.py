@@ -69,12 +69,32 @@ class LogFormat(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TlsFiles:
+    """What HTTPS is made of, as PEM files."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None
+    """Who has to have signed a client's certificate; None: clients need none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
     """Where clients reach the mirror, and by how many processes."""
 
     listen: tuple[Address, ...] = setting(values.list_of(values.ADDRESS, minimum=1), ["0.0.0.0:5000"])
     workers: int = setting(values.integer(minimum=0), 1)
+    tls_certificate: Path | None = setting(values.optional(values.PATH), "")
+    tls_key: Path | None = setting(values.optional(values.PATH), "")
+    tls_client_ca: Path | None = setting(values.optional(values.PATH), "")
     shutdown_grace_seconds: float = setting(values.duration(), "30s")
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        """HTTPS, where it is configured."""
+        if self.tls_certificate is None or self.tls_key is None:
+            return None
+        return TlsFiles(certificate=self.tls_certificate, key=self.tls_key, client_ca=self.tls_client_ca)
 
     @property
     def worker_count(self) -> int:

@@ -52,6 +52,9 @@ async def _send_file(request: web.BaseRequest, response: web.StreamResponse, bod
     transport = request.transport
     if transport is None or transport.is_closing():
         raise ConnectionResetError("the client has left")
+    if transport.get_extra_info("sslcontext") is not None:  # what is encrypted has to come through here
+        await _copy(response, body, first, end)
+        return
     try:
         await asyncio.get_running_loop().sendfile(transport, body, first, end - first, fallback=False)  # type: ignore[arg-type]
     except (NotImplementedError, asyncio.SendfileNotAvailableError):

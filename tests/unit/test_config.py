@@ -20,6 +20,7 @@ from mirror.config import (
     LogLevel,
     ServerConfig,
     TcpAddress,
+    TlsFiles,
     UnixAddress,
     load,
     schema,
@@ -556,6 +557,27 @@ def test_what_is_no_address(text: str) -> None:
 def test_what_is_no_endpoint(text: str) -> None:
     with pytest.raises(values.Unfit):
         values.ENDPOINT.read(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('tls_certificate = "a"\n', "server.tls_certificate needs server.tls_key too"),
+        ('tls_key = "a"\n', "server.tls_key needs server.tls_certificate too"),
+        ('tls_client_ca = "a"\n', "server.tls_client_ca needs server.tls_certificate too"),
+        ('tls_client_ca = "a"\ntls_certificate = "b"\n', "server.tls_certificate needs server.tls_key too"),
+    ],
+)
+def test_https_needs_certificate_and_key(configure: Load, text: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=f"^mirror.toml: {reason}$"):
+        configure(f"[server]\n{text}")
+
+
+def test_https_is_what_its_files_make_it(configure: Load) -> None:
+    assert configure().server.tls is None
+    assert configure('[server]\ntls_certificate = "a"\ntls_key = "b"\n').server.tls == TlsFiles(
+        certificate=Path("a"), key=Path("b"), client_ca=None
+    )
 
 
 def test_workers_are_one_for_each_core_when_the_number_is_zero() -> None:
