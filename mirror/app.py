@@ -57,6 +57,7 @@ _HOT_MANIFEST_BYTES = 32 * 1024 * 1024
 _HOT_LIST_BYTES = 8 * 1024 * 1024
 _HOT_ENTRIES = 50_000
 _TOKENS = 10_000
+_LONGEST_USER_TIMEOUT_MILLISECONDS = 2**31 - 1
 _NO_GRACE_SECONDS = 0.01  # aiohttp takes 0 for "as long as it takes"
 
 
@@ -138,19 +139,28 @@ async def running(
         )
         hot = HotRequests(pull, metrics)
         handler = Handler(PullHandlers(router, pull), OpsHandlers(eviction, scrape, look), hot, metrics)
-        runner = web.ServerRunner(
-            HttpServer(handler), shutdown_timeout=max(config.server.shutdown_grace_seconds, _NO_GRACE_SECONDS)
-        )
+        server = HttpServer(handler)
+        runner = web.ServerRunner(server, shutdown_timeout=max(config.server.shutdown_grace_seconds, _NO_GRACE_SECONDS))
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         for listening in sockets:
+            _limit_sending(listening, config.server.send_timeout_seconds)
             context = tls.context if tls is not None and listening.family != socket.AF_UNIX else None
             await web.SockSite(runner, listening, ssl_context=context).start()
+        late = server.end_late_connections(config.server.header_timeout_seconds)
+        _ = supervisor.start(late, name="end late connections")
         if tls is not None:
             _ = supervisor.start(tls.follow(), name="follow certificate")
         _ = supervisor.start(_resume(store, downloads, upstreams), name="resume downloads")
         _ = supervisor.start(_watch(sources, refusals), name="watch credentials")
         yield registry
+
+
+def _limit_sending(listening: socket.socket, seconds: float) -> None:
+    """Let the kernel end connections whose reader takes nothing for so long; they inherit it from their listener."""
+    if listening.family != socket.AF_UNIX:
+        milliseconds = min(int(seconds * 1000), _LONGEST_USER_TIMEOUT_MILLISECONDS)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
 
 async def _open_upstreams(

@@ -59,6 +59,8 @@ async def _send_file(request: web.BaseRequest, response: web.StreamResponse, bod
         await asyncio.get_running_loop().sendfile(transport, body, first, end - first, fallback=False)  # type: ignore[arg-type]
     except (NotImplementedError, asyncio.SendfileNotAvailableError):
         await _copy(response, body, first, end)
+    except TimeoutError as error:
+        raise ConnectionResetError("the client took nothing for too long") from error
 
 
 async def _copy(response: web.StreamResponse, body: Body, first: int, end: int) -> None:

@@ -7,7 +7,7 @@ which its router cannot do, and a hit pays for no middleware.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import structlog
 from aiohttp import EMPTY_PAYLOAD, web
@@ -33,6 +33,8 @@ log = structlog.get_logger(__name__)
 _READING = frozenset({"GET", "HEAD"})
 _CLIENT_LEFT = 499  # nginx's, in the log and the metrics: nothing was sent
 _LINE_LIMIT_BYTES = 8190
+_HEAD_END = b"\r\n\r\n"
+_LOOKED_AFTER_SECONDS = 1.0
 _WRITING = "this is a pull-through mirror: it answers GET and HEAD only; push to the registry itself"
 
 
@@ -106,7 +108,7 @@ class Connection(web.RequestHandler):
     whole request without a body.
     """
 
-    __slots__ = ("_client", "_hot", "_is_between_requests", "only_request")
+    __slots__ = ("_client", "_hot", "_is_between_requests", "_waiting_since", "only_request")
 
     def __init__(self, hot: HotRequests, server: web.Server, **settings: Any) -> None:  # noqa: ANN401 - aiohttp's
         """Take what answers hot requests, and aiohttp's settings."""
@@ -114,6 +116,7 @@ class Connection(web.RequestHandler):
         self._hot = hot
         self._client: str | None = None
         self._is_between_requests = True
+        self._waiting_since: float | None = self._loop.time()
         self.only_request: bytes | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -133,11 +136,31 @@ class Connection(web.RequestHandler):
             and self._hot.answer(data, client=client, write=transport.write)
         ):
             self._next_keepalive_close_time = self._loop.time() + self.keepalive_timeout
+            self._waiting_since = None
             return
         before = self._request_count
         super().data_received(data)
         self._is_between_requests = self._is_between_requests and self._was_one_request(data, before)
         self.only_request = data if self._is_between_requests else None
+        self._note_waiting(data)
+
+    def _note_waiting(self, data: bytes) -> None:
+        """Note since when a head is incomplete: the first one, or one that has begun behind another."""
+        waiter = self._waiter
+        is_incomplete = waiter is not None and not waiter.done()
+        ends_a_head = data.endswith(_HEAD_END) or (waiter is not None and _HEAD_END.endswith(data))
+        if not is_incomplete:
+            self._waiting_since = None if ends_a_head else self._loop.time()
+        elif self._waiting_since is None:
+            self._waiting_since = self._loop.time()
+
+    def end_if_late(self, limit_seconds: float) -> None:
+        """Close when the rest of a head, or the first one, has been waited for longer than that."""
+        if self._waiting_since is not None and self._waiter is not None and not self._waiter.done():
+            waited_seconds = self._loop.time() - self._waiting_since
+            if waited_seconds > limit_seconds:
+                log.debug("connection.late", client=self._client, waited_seconds=round(waited_seconds, 1))
+                self.force_close()
 
     def _is_waiting(self) -> bool:
         """Tell whether the last answer has left, and another may be given."""
@@ -180,6 +203,14 @@ class HttpServer(web.Server):
         self._hot = handler.hot
         limits: dict[str, Any] = {"max_line_size": _LINE_LIMIT_BYTES, "max_field_size": _LINE_LIMIT_BYTES}
         super().__init__(handler, handler_cancellation=True, access_log=None, **limits)
+
+    async def end_late_connections(self, limit_seconds: float) -> NoReturn:
+        """Close, for ever, connections on which no request gets complete in time."""
+        while True:
+            await asyncio.sleep(min(_LOOKED_AFTER_SECONDS, limit_seconds / 2))
+            for connection in self.connections:
+                if isinstance(connection, Connection):
+                    connection.end_if_late(limit_seconds)
 
     def __call__(self) -> web.RequestHandler:
         """Make the protocol of one connection."""
