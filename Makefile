@@ -16,7 +16,7 @@ PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet 
 PACKAGES := tests/debian-packages.txt
 APT_INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends
 
-.PHONY: help serve test bench check fix lock venv debian-packages clean
+.PHONY: help serve test bench check fix dashboard lock venv debian-packages clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 24
@@ -42,6 +42,9 @@ fix: .venv/dev.stamp  ## repair what can be repaired
 	$(BIN)/ruff format
 
 venv: .venv/dev.stamp  ## make .venv with what developers need
+
+dashboard: .venv/dev.stamp  ## write Grafana's dashboard anew from grafana/dashboard.py
+	$(BIN)/python -m grafana.dashboard > grafana/dashboards/mirror.json
 
 lock:  ## write requirements/*.txt anew from pyproject.toml
 	@tool=$$(mktemp -d); trap 'rm -rf "$$tool"' EXIT
@@ -88,7 +91,7 @@ clean:  ## remove what was made; a cache folder of the mirror stays
 	@$(PIP_INSTALL) --require-hashes -r requirements/bench.txt
 	touch $@
 
-# Where systemd runs, three of the packages start a service when they are installed, docker-registry on the mirror's own
+# Where systemd runs, some of the packages start a service when they are installed, docker-registry on the mirror's own
 # port. The tests start their own, so what this installs does not stay running; what was there before is left alone.
 debian-packages:
 	@missing=()
@@ -103,7 +106,7 @@ debian-packages:
 	$(APT_INSTALL) "$${missing[@]}"
 	[ ! -d /run/systemd/system ] || for package in "$${missing[@]}"; do
 	  case $$package in
-	    containerd | docker-registry) systemctl disable --now "$$package.service" ;;
+	    containerd | docker-registry | prometheus) systemctl disable --now "$$package.service" ;;
 	    docker.io) systemctl disable --now docker.service docker.socket ;;
 	    nginx-light) systemctl disable --now nginx.service ;;
 	  esac

@@ -107,6 +107,7 @@ class Metrics:
             "mirror_build_info", "The version that runs.", ("version",), registry=registry, multiprocess_mode="max"
         )
         build.labels(__version__).set(1)
+        Gauge("mirror_workers", "Processes that serve.", registry=registry, multiprocess_mode="livesum").set(1)
         self._proxy = _ProxyMetrics(registry)
         self._answers: dict[tuple[str | None, Kind, Outcome | None, int], _AnswerCounters] = {}
         for upstream in upstreams:
