@@ -18,6 +18,7 @@ from mirror.concurrency.supervisor import Supervisor
 from mirror.credentials.sources import POLL_SECONDS, CredentialSources
 from mirror.engine.access import Access
 from mirror.engine.blobs import Blobs
+from mirror.engine.doubts import Doubts
 from mirror.engine.download import Source
 from mirror.engine.downloads import Downloads
 from mirror.engine.eviction import Eviction
@@ -113,7 +114,8 @@ async def running(
         )
         downloads = Downloads(store, index, eviction, supervisor, metrics)
         refusals = Refusals(HotValues(limit=_HOT_ENTRIES), clock, ttl_seconds=config.cache.negative_ttl_seconds)
-        pull = _pull_through(store, index, locks, supervisor, downloads, refusals, usage, clock)
+        doubts = Doubts(store, supervisor, metrics)
+        pull = _pull_through(store, index, locks, supervisor, downloads, refusals, usage, doubts, clock)
         eviction.tell(pull)
         await eviction.measure()
         stack.push_async_callback(eviction.write_usage)
@@ -177,7 +179,7 @@ def _lifetime(config: Config, upstream: UpstreamConfig) -> TagLifetime:
     return TagLifetime(fresh_seconds=upstream.tag_ttl_seconds, stale_seconds=config.cache.stale_if_error_seconds)
 
 
-def _pull_through(
+def _pull_through(  # noqa: PLR0913, PLR0917 - the root hands on what it has made
     store: FileBlobStore,
     index: DiskIndex,
     locks: FileLocks,
@@ -185,6 +187,7 @@ def _pull_through(
     downloads: Downloads,
     refusals: Refusals,
     usage: Usage,
+    doubts: Doubts,
     clock: Clock,
 ) -> PullThrough:
     access = Access(index, clock)
@@ -209,7 +212,7 @@ def _pull_through(
         clock=clock,
     )
     blobs = Blobs(
-        store=store,
+        stored=doubts,
         index=index,
         memory=HotValues(limit=_HOT_ENTRIES),
         downloads=downloads,

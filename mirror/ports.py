@@ -57,6 +57,40 @@ class Body(Protocol):
         ...
 
 
+class StoredBlob(Protocol):
+    """An open stored blob, all of it there; whoever gets one closes it."""
+
+    @property
+    def size_bytes(self) -> int:
+        """The whole size."""
+        ...
+
+    @property
+    def is_doubted(self) -> bool:
+        """Whether its file was changed since it was stored: it has to be examined before all of it is sent."""
+        ...
+
+    def fileno(self) -> int:
+        """Return a descriptor to read from."""
+        ...
+
+    def readable_now(self) -> int:
+        """Return the size."""
+        ...
+
+    async def readable_to(self, offset: int) -> int:
+        """Return the size."""
+        ...
+
+    def share(self) -> StoredBlob:
+        """Return the same file, open once more."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the file."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
     """Where a download comes from: enough to go on with it after a restart."""
@@ -185,8 +219,12 @@ class PartialBlob(Protocol):
 class BlobStore(Protocol):
     """Content-addressed bytes; a stored blob always matches its digest."""
 
-    async def find(self, digest: Digest) -> Body | None:
+    async def find(self, digest: Digest) -> StoredBlob | None:
         """Open a stored blob."""
+        ...
+
+    async def examine(self, digest: Digest, stored: StoredBlob) -> bool:
+        """Hash an open blob; trust its file from now on if it is right, and take its name away if it is not."""
         ...
 
     async def read(self, digest: Digest, *, limit_bytes: int) -> bytes | None:
@@ -547,6 +585,14 @@ class DownloadObserver(Protocol):
 
     def digest_mismatched(self, upstream: str) -> None:
         """An upstream sent bytes that are not what was asked for."""
+        ...
+
+
+class DamageObserver(Protocol):
+    """Counts what was found damaged in the store."""
+
+    def blob_damaged(self) -> None:
+        """A stored blob was not what it should be, and was removed."""
         ...
 
 

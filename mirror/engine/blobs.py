@@ -19,12 +19,13 @@ from mirror.ports import Held
 if TYPE_CHECKING:
     from mirror.concurrency.single_flight import SingleFlight
     from mirror.engine.access import Access
+    from mirror.engine.doubts import Doubts
     from mirror.engine.downloads import Downloads
     from mirror.engine.refusals import Refusals
     from mirror.engine.usage import Usage
     from mirror.oci.digest import Digest
     from mirror.oci.reference import Repository
-    from mirror.ports import BlobStore, Body, Index, Memory, Upstream
+    from mirror.ports import Body, Index, Memory, Upstream
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +38,7 @@ class Blobs:
     def __init__(
         self,
         *,
-        store: BlobStore,
+        stored: Doubts,
         index: Index,
         memory: Memory[Held],
         downloads: Downloads,
@@ -47,7 +48,7 @@ class Blobs:
         usage: Usage,
     ) -> None:
         """Join the parts."""
-        self._store = store
+        self._stored = stored
         self._index = index
         self._memory = memory
         self._downloads = downloads
@@ -126,7 +127,7 @@ class Blobs:
         if download is not None:
             return await download.follow() if download.is_complete else None
         try:
-            return await self._store.find(digest)
+            return await self._stored.find(digest)
         except StorageError as error:  # as good as not stored
             log.error("store.failed", digest=str(digest), error=str(error))
             return None
@@ -141,11 +142,7 @@ class Blobs:
             return True
         if stored.size_bytes == await self._index.stored_size(digest):
             return True
-        log.error("blob.damaged", digest=str(digest), size_bytes=stored.size_bytes, expected_bytes=expected_bytes)
-        try:
-            await self._store.remove([digest])
-        except StorageError as error:
-            log.error("store.failed", digest=str(digest), error=str(error))
+        await self._stored.condemn(digest, stored.readable_now())
         return False
 
     async def _follow(

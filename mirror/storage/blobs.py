@@ -14,21 +14,27 @@ from mirror.oci.digest import Digest
 from mirror.ports import Space
 from mirror.storage.files import (
     ORIGIN_SUFFIX,
+    READ_CHUNK_BYTES,
     TEMPORARY_SUFFIX,
     open_in_thread,
+    remove_if_same,
     remove_quietly,
     rename_durably,
     write_all,
 )
 from mirror.storage.partial import PartialFile, doubt_partial, measure_partials, remove_partial
 from mirror.storage.parts import PART_SUFFIX
+from mirror.storage.seals import Seals, seal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from mirror.ports import Origin
+    from mirror.oci.digest import Hasher
+    from mirror.ports import Origin, StoredBlob
     from mirror.storage.files import Layout
+
+_STEP_BYTES = 32 * 1024 * 1024  # hashed in one thread's turn
 
 
 def _digest_of(path: Path) -> Digest | None:
@@ -42,10 +48,11 @@ def _digest_of(path: Path) -> Digest | None:
 class StoredBody:
     """An open stored blob. An evicted file stays readable until this is closed."""
 
-    def __init__(self, descriptor: int, size_bytes: int) -> None:
+    def __init__(self, descriptor: int, size_bytes: int, *, is_doubted: bool = False) -> None:
         """Take over an open descriptor."""
         self._descriptor = descriptor
         self._size_bytes = size_bytes
+        self.is_doubted = is_doubted
 
     @property
     def size_bytes(self) -> int:
@@ -64,6 +71,10 @@ class StoredBody:
         """Return the size: all of it is there."""
         return self._size_bytes
 
+    def share(self) -> StoredBody:
+        """Return the same file, open once more."""
+        return StoredBody(os.dup(self._descriptor), self._size_bytes, is_doubted=self.is_doubted)
+
     def close(self) -> None:
         """Close the file; a second call does nothing."""
         if self._descriptor >= 0:
@@ -77,6 +88,7 @@ class FileBlobStore:
     def __init__(self, layout: Layout) -> None:
         """Take a layout whose folders exist."""
         self._layout = layout
+        self._seals = Seals()
 
     async def find(self, digest: Digest) -> StoredBody | None:
         """Open a stored blob."""
@@ -90,7 +102,38 @@ class FileBlobStore:
             return None
         except OSError as error:
             raise StorageError(f"cannot open {digest}: {error.strerror}") from error
-        return StoredBody(descriptor, os.fstat(descriptor).st_size)
+        status = os.fstat(descriptor)
+        return StoredBody(descriptor, status.st_size, is_doubted=not self._seals.holds(status, digest))
+
+    async def examine(self, digest: Digest, stored: StoredBlob) -> bool:
+        """Hash an open blob; trust its file from now on if it is right, and take its name away if it is not.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        hasher, offset = digest.hasher(), 0
+        while offset < stored.size_bytes:
+            offset = await asyncio.to_thread(self._hash, hasher, stored.fileno(), offset)
+        is_right = digest.matches(hasher)
+        await asyncio.to_thread(self._settle, digest, stored.fileno(), is_right=is_right)
+        return is_right
+
+    def _hash(self, hasher: Hasher, descriptor: int, offset: int) -> int:
+        """Hash one step; return where the next begins."""
+        end = offset + _STEP_BYTES
+        try:
+            while offset < end and (chunk := os.pread(descriptor, READ_CHUNK_BYTES, offset)):
+                hasher.update(chunk)
+                offset += len(chunk)
+        except OSError as error:
+            raise StorageError(f"cannot read a stored blob: {error.strerror}") from error
+        return max(offset, end)
+
+    def _settle(self, digest: Digest, descriptor: int, *, is_right: bool) -> None:
+        if is_right:
+            self._seals.renew(descriptor, digest)
+        else:
+            remove_if_same(self._layout.blob(digest), descriptor)
 
     async def read(self, digest: Digest, *, limit_bytes: int) -> bytes | None:
         """Return a stored blob whole; None when it is not there or longer than the limit."""
@@ -121,6 +164,7 @@ class FileBlobStore:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             try:
                 write_all(descriptor, [content], 0)
+                seal(descriptor, digest)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)

@@ -89,6 +89,13 @@ def remove_quietly(path: Path) -> None:
         path.unlink()
 
 
+def remove_if_same(path: Path, descriptor: int) -> None:
+    """Remove a name, if the disk lets it go, that still leads to an open file and not to one that took its place."""
+    with contextlib.suppress(OSError):
+        if os.path.samestat(path.lstat(), os.fstat(descriptor)):
+            path.unlink()
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

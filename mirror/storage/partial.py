@@ -38,6 +38,7 @@ from mirror.storage.files import (
     write_all,
 )
 from mirror.storage.parts import PART_SUFFIX, PartFile, find_parts, remove_parts
+from mirror.storage.seals import seal
 from mirror.storage.spill import Spill
 
 if TYPE_CHECKING:
@@ -322,6 +323,7 @@ class PartialFile:
     def _commit(self) -> None:
         try:
             os.fchmod(self._descriptor, _VERIFIED)
+            seal(self._descriptor, self._digest)
             os.fsync(self._descriptor)
             rename_durably(self._path, self._target)
             self._is_claimed = False

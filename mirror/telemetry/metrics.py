@@ -99,6 +99,9 @@ class Metrics:
         self._unstored = Counter(
             "mirror_fills_unstored_total", "Downloads that there was no room to store.", registry=registry
         )
+        self._damaged = Counter(
+            "mirror_blobs_damaged_total", "Stored files found damaged, and removed.", registry=registry
+        )
         self._evictions = Counter(
             "mirror_evictions_total", "Stored blobs and manifests removed.", ("reason",), registry=registry
         )
@@ -201,6 +204,10 @@ class Metrics:
     def digest_mismatched(self, upstream: str) -> None:
         """An upstream sent bytes that are not what was asked for."""
         self._mismatches.labels(upstream).inc()
+
+    def blob_damaged(self) -> None:
+        """A stored blob was not what it should be, and was removed."""
+        self._damaged.inc()
 
     def evicted(self, reason: str, objects: int, size_bytes: int) -> None:
         """So many objects of this size were removed."""

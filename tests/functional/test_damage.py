@@ -6,10 +6,11 @@ import asyncio
 import os
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from tests.functional.conftest import StartMirror
-from tests.support.images import Image, blob, oci_image
+from tests.support.images import Blob, Image, blob, oci_image
 from tests.support.pulling import MirrorClient
 from tests.support.registry import TestRegistry
 
@@ -84,3 +85,79 @@ async def test_a_manifest_that_is_wrong_about_a_size_costs_no_second_fetch(
     for _ in range(3):
         assert (await client.get(f"/v2/{NAME}/blobs/{part.digest}")).body == part.content
     assert registry.count(kind="blob", method="GET") == 1
+
+
+# Bytes that somebody has changed
+
+
+def flip(path: Path, at: int) -> None:
+    """Change one byte as an editor would; the length stays."""
+    with path.open("r+b") as file:
+        file.seek(at)
+        (before,) = file.read(1)
+        file.seek(at)
+        file.write(bytes([before ^ 1]))
+
+
+@pytest.mark.parametrize("at", [0, LAYER.size_bytes // 2, LAYER.size_bytes - 1])
+async def test_a_flipped_byte_is_found_before_it_is_sent_and_the_blob_is_fetched_again(
+    registry: TestRegistry, client: MirrorClient, at: int
+) -> None:
+    await pulled(client)
+    assert (await pulled(client))[LAYER.digest] == HIT  # it is in use
+    flip(file_of(client, LAYER.digest), at)
+    assert (await client.head(PATH)).headers["Content-Length"] == str(LAYER.size_bytes)
+    assert (await pulled(client))[LAYER.digest] == "mirror; fwd=uri-miss; fwd-status=200; stored"
+    assert (await pulled(client))[LAYER.digest] == HIT
+    assert client.mirror.metrics.get_sample_value("mirror_blobs_damaged_total") == 1
+
+
+async def test_a_large_blob_with_a_flipped_byte_is_cut_short_and_heals(
+    registry: TestRegistry, client: MirrorClient
+) -> None:
+    large = blob(20 * 1024 * 1024, 83)
+    path = f"/v2/{NAME}/blobs/{large.digest}"
+    registry.add_blob(NAME, large)
+    assert (await client.get(path)).body == large.content
+    await settled(client)
+    flip(file_of(client, large.digest), 7)
+    ends = await asyncio.gather(*(client.get(path) for _ in range(3)), return_exceptions=True)
+    for end in ends:  # whoever comes when it has been found gets it fetched
+        assert isinstance(end, aiohttp.ClientPayloadError) or (
+            not isinstance(end, BaseException) and end.body == large.content
+        )
+    assert any(isinstance(end, aiohttp.ClientPayloadError) for end in ends)
+    assert (await client.get(path)).body == large.content
+    await settled(client)
+    assert (await client.get(path)).cache_status == HIT
+    assert file_of(client, large.digest).read_bytes() == large.content
+    assert registry.count(kind="blob", method="GET") == 2
+
+
+@pytest.mark.parametrize("part", [LAYER, blob(20 * 1024 * 1024, 84)], ids=["small", "large"])
+async def test_a_file_whose_times_were_changed_is_hashed_once_and_served(
+    registry: TestRegistry, client: MirrorClient, part: Blob
+) -> None:
+    registry.add_blob(NAME, part)
+    path = f"/v2/{NAME}/blobs/{part.digest}"
+    await client.get(path)
+    await settled(client)
+    file = file_of(client, part.digest)
+    stored_at = file.stat().st_mtime_ns
+    os.utime(file, ns=(stored_at, stored_at + 1))  # as after a restored backup
+    answers = await client.get_many(path, 3)
+    assert [(answer.body == part.content, answer.cache_status) for answer in answers] == [(True, HIT)] * 3
+    assert (await client.ask(path, headers={"Range": "bytes=1-2"})).body == part.content[1:3]
+    assert file.stat().st_mtime_ns == stored_at  # sealed again
+    assert registry.count(kind="blob", method="GET") == 1
+
+
+async def test_a_manifest_with_a_flipped_byte_is_fetched_again(
+    registry: TestRegistry, start_mirror: StartMirror
+) -> None:
+    client = await start_mirror(registry.base_url)
+    await pulled(client)
+    flip(file_of(client, IMAGE.digest), 10)
+    client = await start_mirror(registry.base_url)  # a worker that has nothing in memory
+    assert (await pulled(client))["manifest"] == HIT  # fetched for the tag, just before
+    assert file_of(client, IMAGE.digest).read_bytes() == IMAGE.manifest
