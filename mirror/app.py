@@ -37,6 +37,7 @@ from mirror.storage.locks import FileLocks
 from mirror.storage.memory import HotValues
 from mirror.telemetry.metrics import Metrics, render
 from mirror.upstream.assembly import Shared, make_client
+from mirror.upstream.offline import OfflineUpstream
 from mirror.upstream.sessions import Sessions
 from mirror.web.hot import HotRequests
 from mirror.web.ops import OpsHandlers
@@ -48,8 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from mirror.config import Config, UpstreamConfig
-    from mirror.ports import Clock, UpstreamState
-    from mirror.upstream.client import RegistryClient
+    from mirror.ports import Clock, Upstream, UpstreamState
     from mirror.web.tls import ServerTls
 
 log = structlog.get_logger(__name__)
@@ -113,7 +113,8 @@ async def running(
             observer=metrics,
         )
         downloads = Downloads(store, index, eviction, supervisor, metrics)
-        refusals = Refusals(HotValues(limit=_HOT_ENTRIES), clock, ttl_seconds=config.cache.negative_ttl_seconds)
+        negative_ttl_seconds = 0.0 if config.cache.offline else config.cache.negative_ttl_seconds  # an import ends it
+        refusals = Refusals(HotValues(limit=_HOT_ENTRIES), clock, ttl_seconds=negative_ttl_seconds)
         doubts = Doubts(store, supervisor, metrics)
         pull = _pull_through(store, index, locks, supervisor, downloads, refusals, usage, doubts, clock)
         eviction.tell(pull)
@@ -167,8 +168,10 @@ def _limit_sending(listening: socket.socket, seconds: float) -> None:
 
 async def _open_upstreams(
     config: Config, stack: AsyncExitStack, sources: CredentialSources, shared: Shared
-) -> Mapping[str, RegistryClient]:
-    clients = {}
+) -> Mapping[str, Upstream]:
+    if config.cache.offline:
+        return {name: OfflineUpstream(name) for name in config.upstreams}
+    clients: dict[str, Upstream] = {}
     for name, one in config.upstreams.items():
         sessions = await stack.enter_async_context(Sessions(one))
         clients[name] = make_client(one, sessions, sources.of(one), shared, tag_lifetime=_lifetime(config, one))
@@ -224,7 +227,7 @@ def _pull_through(  # noqa: PLR0913, PLR0917 - the root hands on what it has mad
     return PullThrough(tags, manifests, blobs, Lists(index, HotValues(limit=_HOT_LIST_BYTES), clock))
 
 
-async def _resume(store: FileBlobStore, downloads: Downloads, upstreams: Mapping[str, RegistryClient]) -> None:
+async def _resume(store: FileBlobStore, downloads: Downloads, upstreams: Mapping[str, Upstream]) -> None:
     """Go on with what an earlier process left half done, without waiting for somebody to ask."""
 
     async def confirm() -> None:
@@ -232,7 +235,7 @@ async def _resume(store: FileBlobStore, downloads: Downloads, upstreams: Mapping
 
     for digest, origin in await store.partials():
         upstream = upstreams.get(origin.repository.upstream)
-        if upstream is not None and downloads.find(digest) is None:
+        if upstream is not None and not upstream.is_offline and downloads.find(digest) is None:
             downloads.start(digest, Source(repository=origin.repository, upstream=upstream, confirm=confirm))
 
 

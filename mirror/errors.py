@@ -70,6 +70,11 @@ class Denied(MirrorError):
 class NotFound(MirrorError):
     """What was asked for is not there; that is an answer, not an outage."""
 
+    def __init__(self, message: str, *, was_asked: bool = True) -> None:
+        """Keep whether an upstream was asked; not where the mirror is offline."""
+        super().__init__(message)
+        self.was_asked = was_asked
+
 
 class NameUnknown(NotFound):
     """No such repository, upstream or endpoint."""

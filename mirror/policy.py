@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import dataclass
 from enum import StrEnum
@@ -30,6 +31,7 @@ class StoredTag:
 class TagLifetime:
     """How long a tag is fresh, and for how long after that it may be served while the upstream cannot answer.
 
+    Infinite where the upstream is never asked.
     ``spread`` is the share of the lifetime by which tags differ, so that they are not all asked about at once.
     """
 
@@ -57,10 +59,10 @@ class TagLifetime:
 
 @dataclass(frozen=True, slots=True)
 class Serve:
-    """Answer from the store; the upstream need not be asked for another ``ttl_seconds``."""
+    """Answer from the store; the upstream need not be asked for another ``ttl_seconds``, and never if that is None."""
 
     stored: StoredTag
-    ttl_seconds: int
+    ttl_seconds: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,8 @@ def decide(stored: StoredTag | None, *, now: float, lifetime: TagLifetime, key: 
     """
     if stored is None:
         return Fetch()
+    if lifetime.fresh_seconds == math.inf:  # whatever the clock says now, and said then
+        return Serve(stored, None)
     fresh_seconds = lifetime.fresh_seconds_of(key)
     remaining_seconds = stored.confirmed_at + fresh_seconds - now
     if 0 < remaining_seconds <= fresh_seconds:

@@ -481,6 +481,7 @@ class UpstreamState:
     limit: int | None
     remaining: int | None
     wait_seconds: float
+    is_offline: bool = False
 
 
 class Upstream(Protocol):
@@ -494,6 +495,11 @@ class Upstream(Protocol):
     @property
     def tag_lifetime(self) -> TagLifetime:
         """How long its tags are fresh and may be stale; longer while little is left of its rate limit."""
+        ...
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether it is never asked: what is not stored is not to be had."""
         ...
 
     def is_at_reserve(self) -> bool:
@@ -545,6 +551,10 @@ class Upstream(Protocol):
 
     async def search(self, query: str, limit: int | None) -> bytes:
         """Return the answer of the registry's search, as JSON."""
+        ...
+
+    async def state(self) -> UpstreamState:
+        """Say how things stand with it."""
         ...
 
 

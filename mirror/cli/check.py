@@ -39,9 +39,11 @@ def run(options: argparse.Namespace) -> int:
     """
     logs.silence()
     config = load_config(options)
-    findings = asyncio.run(_inspect_all(config))
+    findings = () if config.cache.offline else asyncio.run(_inspect_all(config))
     if options.json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+    elif config.cache.offline:
+        print("The configuration is valid. cache.offline is set, so no upstream was asked.")
     else:
         _print_table(findings)
     return 1 if any(finding.faults for finding in findings) else 0

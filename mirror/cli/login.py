@@ -56,6 +56,10 @@ def run_login(options: argparse.Namespace) -> int:
     logs.silence()
     config = load_config(options)
     upstream = _find_upstream(config, options.registry)
+    if config.cache.offline and not options.no_check:
+        raise UsageError(
+            "cache.offline is set, so no registry is asked: say --no-check to store a credential unchecked"
+        )
     credential = _read_credential(options)
     verdict = None if options.no_check else asyncio.run(_judge(config, upstream, credential))
     if verdict is Verdict.REFUSED:

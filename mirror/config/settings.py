@@ -122,6 +122,7 @@ class CacheConfig:
     tag_ttl_seconds: float = setting(values.duration(), "1m")
     stale_if_error_seconds: float = setting(values.duration(), "7d")
     negative_ttl_seconds: float = setting(values.duration(), "10s")
+    offline: bool = setting(values.BOOLEAN, default=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,8 @@
 
 Content that an upstream gave without any credential is anybody's, and by its digest it never changes: nobody asks about
 it. Content that it gave for a credential is served for an hour after the upstream has last given or confirmed anything
-of its repository; then the upstream says whether it still would. One that cannot answer changes nothing.
+of its repository; then the upstream says whether it still would. One that cannot answer, or is never asked, changes
+nothing.
 """
 
 from __future__ import annotations
@@ -65,6 +66,9 @@ class Access:
         if self.is_current(repository):
             return False
         now = self._clock()
+        if upstream.is_offline:
+            self._allow_until(repository, now + LINK_SECONDS)
+            return False
         confirmed_at = await self._index.find_confirmed(repository)
         if confirmed_at is not None and now < confirmed_at + LINK_SECONDS:
             self._allow_until(repository, confirmed_at + LINK_SECONDS)

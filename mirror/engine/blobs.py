@@ -9,7 +9,7 @@ import structlog
 
 from mirror.engine.answers import BlobAnswer
 from mirror.engine.download import Source
-from mirror.errors import Denied, NotFound, StorageError, UpstreamError
+from mirror.errors import BlobUnknown, Denied, NotFound, StorageError, UpstreamError
 from mirror.http.cache_status import Outcome
 from mirror.http.ranges import parse_range
 from mirror.oci.descriptor import Descriptor
@@ -154,6 +154,9 @@ class Blobs:
             await self._confirm(upstream, repository, digest)
             download = self._downloads.find(digest)
         outcome = Outcome.COALESCED
+        if download is None and upstream.is_offline:  # before what an earlier process left of it is read
+            message = f"this mirror is offline, and {digest} of {repository} is not stored"
+            raise BlobUnknown(message, was_asked=False)
         if download is None:
             outcome = Outcome.MISS
 

@@ -47,6 +47,8 @@ class Lists:
             UpstreamError: it cannot answer, and no tag is known.
         """
         known = await self._index.tags_of(repository)
+        if known and upstream.is_offline:
+            return replace(_page_of(known, name, page), outcome=Outcome.HIT, stale_seconds=None)
         try:
             async with asyncio.timeout(_DEADLINE_SECONDS if known else None):
                 body, has_more = await upstream.list_tags(repository, page)

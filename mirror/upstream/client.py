@@ -123,6 +123,11 @@ class RegistryClient:
         left = self._reserve_left()
         return self._tag_lifetime if left is None else self._tag_lifetime.stretched(left)
 
+    @property
+    def is_offline(self) -> bool:
+        """Say no: this is the client of one that is asked."""
+        return False
+
     def is_at_reserve(self) -> bool:
         """Say whether what is left of its rate limit is for what is not cached."""
         return self._reserve_left() is not None

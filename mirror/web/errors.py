@@ -51,9 +51,13 @@ def headers(error: errors.MirrorError) -> Mapping[str, str]:
         return {"Allow": "GET, HEAD"}
     if isinstance(error, errors.RateLimited) and error.retry_after_seconds is not None:
         return {"Retry-After": str(math.ceil(error.retry_after_seconds))}
-    if isinstance(error, (errors.NotFound, errors.Denied)) and not isinstance(error, errors.NameUnknown):
-        return {"Cache-Status": cache_status(Outcome.MISS, forward_status=describe(error)[0])}
-    return {}
+    return {"Cache-Status": cache_status(Outcome.MISS, forward_status=describe(error)[0])} if _is_answer(error) else {}
+
+
+def _is_answer(error: errors.MirrorError) -> bool:
+    """Tell whether it is what an upstream has just said."""
+    is_other = isinstance(error, errors.NameUnknown) or (isinstance(error, errors.NotFound) and not error.was_asked)
+    return isinstance(error, (errors.NotFound, errors.Denied)) and not is_other
 
 
 def body(error: errors.MirrorError) -> bytes:

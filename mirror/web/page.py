@@ -67,6 +67,8 @@ def _cell(label: str, content: tuple[str, bool]) -> str:
 
 
 def _describe_state(upstream: UpstreamState) -> tuple[str, bool]:
+    if upstream.is_offline:
+        return "offline: not asked", False
     if upstream.is_up is None:
         return "not asked yet", False
     return ("answers", False) if upstream.is_up else ("does not answer", True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -45,6 +46,13 @@ def test_past_its_time_it_is_revalidated_and_may_be_stale_for_a_while() -> None:
     )
 
 
+def test_where_nobody_is_asked_a_tag_stays_fresh_whatever_the_clock_says() -> None:
+    stored, forever = stored_at(1000), TagLifetime(fresh_seconds=math.inf, stale_seconds=0)
+    assert decide(stored, now=1e12, lifetime=forever) == Serve(stored, None)
+    assert decide(stored, now=-1e12, lifetime=forever) == Serve(stored, None)
+    assert decide(None, now=0, lifetime=forever) == Fetch()
+
+
 def test_a_clock_that_was_set_back_keeps_nothing_fresh() -> None:
     assert isinstance(decide(stored_at(1000), now=10, lifetime=MINUTE_AND_HOUR), Revalidate)
 
@@ -54,6 +62,7 @@ def test_a_decision_never_exceeds_the_lifetime(confirmed_at: float, now: float, 
     decision = decide(stored_at(confirmed_at), now=now, lifetime=TagLifetime(fresh_seconds=fresh, stale_seconds=stale))
     match decision:
         case Serve(_, ttl_seconds):
+            assert ttl_seconds is not None
             assert 0 <= ttl_seconds <= fresh
             assert confirmed_at <= now + 1e-3
         case Revalidate(_, may_serve_stale, stale_for_seconds):
