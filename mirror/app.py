@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from mirror.concurrency.single_flight import SingleFlight
 from mirror.concurrency.supervisor import Supervisor
+from mirror.control.assembly import ServerParts, of_server
 from mirror.credentials.sources import POLL_SECONDS, CredentialSources
 from mirror.engine.access import Access
 from mirror.engine.blobs import Blobs
@@ -39,6 +40,7 @@ from mirror.telemetry.metrics import Metrics, render
 from mirror.upstream.assembly import Shared, make_client
 from mirror.upstream.offline import OfflineUpstream
 from mirror.upstream.sessions import Sessions
+from mirror.web.control import ControlHandler, serving_control
 from mirror.web.hot import HotRequests
 from mirror.web.ops import OpsHandlers
 from mirror.web.pull import PullHandlers
@@ -75,11 +77,16 @@ def prepare_store(config: Config) -> None:
 
 @asynccontextmanager
 async def running(
-    config: Config, sockets: Sequence[socket.socket], *, tls: ServerTls | None = None, clock: Clock = time.time
+    config: Config,
+    sockets: Sequence[socket.socket],
+    *,
+    control: socket.socket | None = None,
+    tls: ServerTls | None = None,
+    clock: Clock = time.time,
 ) -> AsyncIterator[CollectorRegistry]:
     """Serve on listening sockets while the block runs; then let running transfers end within the configured grace.
 
-    With ``tls`` it is HTTPS on all but Unix sockets.
+    ``control`` is the listening control socket. With ``tls`` it is HTTPS on all but Unix sockets.
     """
     registry = CollectorRegistry()
     metrics = Metrics(registry, config.upstreams)
@@ -133,23 +140,13 @@ async def running(
         async def look() -> list[UpstreamState]:
             return [await upstream.state() for upstream in upstreams.values()]
 
-        hostnames = {host: one.name for one in config.upstreams.values() for host in one.hostnames}
-        router = Router(
-            upstreams,
-            default=config.default_upstream.name,
-            hostnames=hostnames,
-            rules={one.name: one.rules for one in config.upstreams.values()},
-        )
+        pull_handlers = PullHandlers(_router(config, upstreams), pull)
         hot = HotRequests(pull, metrics)
-        handler = Handler(PullHandlers(router, pull), OpsHandlers(eviction, scrape, look), hot, metrics)
+        handler = Handler(pull_handlers, OpsHandlers(eviction, scrape, look), hot, metrics)
+        operations = of_server(ServerParts(config=config, index=index, store=store))
+        await stack.enter_async_context(serving_control(control, ControlHandler(operations)))
         server = HttpServer(handler)
-        runner = web.ServerRunner(server, shutdown_timeout=max(config.server.shutdown_grace_seconds, _NO_GRACE_SECONDS))
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        for listening in sockets:
-            _limit_sending(listening, config.server.send_timeout_seconds)
-            context = tls.context if tls is not None and listening.family != socket.AF_UNIX else None
-            await web.SockSite(runner, listening, ssl_context=context).start()
+        await _listen(config, stack, server, sockets, tls)
         late = server.end_late_connections(config.server.header_timeout_seconds)
         _ = supervisor.start(late, name="end late connections")
         if tls is not None:
@@ -157,6 +154,27 @@ async def running(
         _ = supervisor.start(_resume(store, downloads, upstreams), name="resume downloads")
         _ = supervisor.start(_watch(sources, refusals), name="watch credentials")
         yield registry
+
+
+def _router(config: Config, upstreams: Mapping[str, Upstream]) -> Router:
+    return Router(
+        upstreams,
+        default=config.default_upstream.name,
+        hostnames={host: one.name for one in config.upstreams.values() for host in one.hostnames},
+        rules={one.name: one.rules for one in config.upstreams.values()},
+    )
+
+
+async def _listen(
+    config: Config, stack: AsyncExitStack, server: HttpServer, sockets: Sequence[socket.socket], tls: ServerTls | None
+) -> None:
+    runner = web.ServerRunner(server, shutdown_timeout=max(config.server.shutdown_grace_seconds, _NO_GRACE_SECONDS))
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    for listening in sockets:
+        _limit_sending(listening, config.server.send_timeout_seconds)
+        context = tls.context if tls is not None and listening.family != socket.AF_UNIX else None
+        await web.SockSite(runner, listening, ssl_context=context).start()
 
 
 def _limit_sending(listening: socket.socket, seconds: float) -> None:

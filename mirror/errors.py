@@ -35,6 +35,10 @@ class LoginFailed(MirrorError):
     """A registry did not take a credential, or could not be asked whether it does."""
 
 
+class ControlFailed(MirrorError):
+    """What an operator asked of the cache could not be done, or the server that it was asked of not be reached."""
+
+
 class InvalidRequest(MirrorError):
     """The client asked for something that cannot exist."""
 

@@ -100,6 +100,15 @@ class Origin:
     size_bytes: int | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Underway:
+    """A blob of which there is a part: being downloaded, or left by a process that was."""
+
+    digest: Digest
+    origin: Origin
+    arrived_bytes: int
+
+
 class Claim(Enum):
     """What somebody who wants to write a partial blob finds."""
 

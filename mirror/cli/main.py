@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from mirror import __version__
-from mirror.cli import cert, check, login, serve
+from mirror.cli import cert, check, login, serve, status
 from mirror.errors import ConfigError, MirrorError, UsageError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     login.add_parsers(commands)
     check.add_parser(commands)
     cert.add_parser(commands)
+    status.add_parser(commands)
     options = parser.parse_args(arguments)
     try:
         code: int = options.run(options)

@@ -22,6 +22,22 @@ def add_config_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="configuration; default: $MIRROR_CONFIG or ./mirror.toml")
 
 
+def add_cache_options(parser: argparse.ArgumentParser) -> None:
+    """Add what names the cache that a command is about, and ``--json``."""
+    add_config_option(parser)
+    parser.add_argument("--cache-dir", metavar="DIR", help="the mirror's cache folder, if its flag names another")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def load_cache_config(options: argparse.Namespace) -> Config:
+    """Read the configuration, with the cache folder that ``--cache-dir`` names.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    return load_config(options, {"cache.dir": options.cache_dir})
+
+
 def load_config(options: argparse.Namespace, overrides: Mapping[str, object] | None = None) -> Config:
     """Read the configuration that ``--config`` names, else ``MIRROR_CONFIG``, else ``mirror.toml`` where there is one.
 

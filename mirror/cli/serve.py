@@ -63,7 +63,8 @@ def run(options: argparse.Namespace) -> int:
     logs.configure(config.log)
     tls = ServerTls.of(config.server)
     count = config.server.worker_count
-    with Listening(config.server.listen, count) as listening, _shared_metrics(count):
+    opening = Listening(config.server.listen, count, control=config.control_socket)
+    with opening as listening, _shared_metrics(count):
         # only now: prometheus-client chooses, when it is imported, whether metrics are shared between processes
         from mirror.app import prepare_store  # noqa: PLC0415 - see above
 
@@ -71,19 +72,21 @@ def run(options: argparse.Namespace) -> int:
         _welcome(config, listening)
         log.info("server.started", version=__version__, workers=count, cache=str(config.cache.dir))
         if count == 1:
-            asyncio.run(_serve(config, listening.of_worker(0), tls))
+            asyncio.run(_serve(config, listening.of_worker(0), listening.control_of_worker(0), tls))
             return 0
         return _run_workers(config, listening, count, tls)
 
 
-async def _serve(config: Config, sockets: Sequence[socket.socket], tls: ServerTls | None) -> None:
+async def _serve(
+    config: Config, sockets: Sequence[socket.socket], control: socket.socket | None, tls: ServerTls | None
+) -> None:
     from mirror.app import running  # noqa: PLC0415 - see `run`
 
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stopped.set)
-    async with running(config, sockets, tls=tls):
+    async with running(config, sockets, control=control, tls=tls):
         # what is there now stays: a full collection need not look at it, and one in a few requests would be full
         gc.collect()
         gc.freeze()
@@ -98,7 +101,7 @@ def _run_workers(config: Config, listening: Listening, count: int, tls: ServerTl
     def work(slot: int) -> None:
         sockets = listening.of_worker(slot)
         listening.forget_all_but(slot)
-        asyncio.run(_serve(config, sockets, tls))
+        asyncio.run(_serve(config, sockets, listening.control_of_worker(slot), tls))
 
     return WorkerProcesses(
         count,

@@ -3,38 +3,56 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import stat
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+import structlog
+
 from mirror.config import TcpAddress, UnixAddress
+from mirror.errors import ControlFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
 
     from mirror.config import Address
 
+log = structlog.get_logger(__name__)
+
 _BACKLOG = 1024
+_LONGEST_NAME_BYTES = 107  # of a Unix socket, in the kernel
+_ANYBODYS = 0o777  # but for what the umask takes
+_OWNERS = 0o600
+_ANSWER_SECONDS = 1.0  # one that is too busy to be connected to in this time lives, too
 
 
 class Listening:
-    """One socket an address for each worker; the kernel spreads connections over those of one port (SO_REUSEPORT)."""
+    """One socket an address for each worker; the kernel spreads connections over those of one port (SO_REUSEPORT).
 
-    def __init__(self, addresses: Sequence[Address], workers: int) -> None:
-        """Open all.
+    Unix sockets are shared: any worker may answer there, the control socket too.
+    """
+
+    def __init__(self, addresses: Sequence[Address], workers: int, *, control: Path | None = None) -> None:
+        """Open all; ``control`` is where the control socket is to be.
 
         Raises:
             OSError: an address is taken or cannot be had.
+            ControlFailed: another server runs on the cache folder.
         """
         self._by_worker: list[list[socket.socket]] = [[] for _ in range(workers)]
-        self._unix_paths: list[Path] = []
+        self._control: list[socket.socket] = []
+        self._names: list[_SocketName] = []
         self.addresses: list[Address] = []
         try:
             for address in addresses:
                 self.addresses.append(self._open(address))
+            if control is not None:
+                self._open_control(control)
         except BaseException:
             self.close()
             raise
@@ -46,31 +64,50 @@ class Listening:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-        for path in self._unix_paths:
-            path.unlink(missing_ok=True)
+        for name in self._names:
+            name.remove()
 
     def of_worker(self, slot: int) -> Sequence[socket.socket]:
         """Return the sockets that one worker accepts from."""
         return self._by_worker[slot]
+
+    def control_of_worker(self, slot: int) -> socket.socket | None:
+        """Return the control socket as one worker has it; None where it could not be made."""
+        return self._control[slot] if self._control else None
 
     def forget_all_but(self, slot: int) -> None:
         """Close, in a worker, what belongs to the others."""
         for other, sockets in enumerate(self._by_worker):
             if other != slot:
                 _close(sockets)
+        _close([one for other, one in enumerate(self._control) if other != slot])
 
     def close(self) -> None:
         """Stop accepting, in this process."""
         for sockets in self._by_worker:
             _close(sockets)
+        _close(self._control)
+
+    def _open_control(self, path: Path) -> None:
+        """Open the control socket; a folder where none can be made (it is read-only) is served all the same."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._control = self._open_unix(path, _OWNERS)
+        except _StillServedError as error:
+            text = f"another mirror runs on the cache folder {path.parent}; stop it, or give this one its own"
+            raise ControlFailed(f"{text} (cache.dir)") from error
+        except OSError as error:
+            log.warning("control.unavailable", error=str(error))
+
+    def _open_unix(self, path: Path, mode: int) -> list[socket.socket]:
+        with _unix(path, mode) as shared:
+            self._names.append(_SocketName(path))
+            return [shared.dup() for _ in self._by_worker]
 
     def _open(self, address: Address) -> Address:
         if isinstance(address, UnixAddress):
-            shared = _unix(Path(address.path))
-            self._unix_paths.append(Path(address.path))
-            for sockets in self._by_worker:
-                sockets.append(shared.dup())
-            shared.close()
+            for sockets, opened in zip(self._by_worker, self._open_unix(Path(address.path), _ANYBODYS), strict=True):
+                sockets.append(opened)
             return address
         shares_port = len(self._by_worker) > 1
         if shares_port:
@@ -97,25 +134,79 @@ def _tcp(address: TcpAddress, *, shares_port: bool) -> socket.socket:
     return opened
 
 
-def _unix(path: Path) -> socket.socket:
+@contextmanager
+def short_name(path: Path) -> Iterator[str]:
+    """Lend a name for a socket's path that fits into an address: the path itself, or one through its open folder."""
+    if len(os.fsencode(path)) <= _LONGEST_NAME_BYTES:
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
+
+
+class _SocketName:
+    """The name that a socket of ours has in the file system."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._identity = self._look()
+
+    def remove(self) -> None:
+        """Take it away, unless another server has put its own in its place since."""
+        if self._look() == self._identity:
+            self._path.unlink(missing_ok=True)
+
+    def _look(self) -> tuple[int, int] | None:
+        try:
+            found = self._path.lstat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+
+def _unix(path: Path, mode: int) -> socket.socket:
     opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _remove_stale(path)
-        opened.bind(str(path))
-        opened.listen(_BACKLOG)
+        with _alone_in(path.parent), short_name(path) as name:
+            _remove_stale(path)
+            os.fchmod(opened.fileno(), mode)  # Linux gives it to the name, so that this is never open to others
+            opened.bind(name)
+            opened.listen(_BACKLOG)
     except OSError as error:
         opened.close()
-        raise OSError(error.errno, f"cannot listen on unix:{path}: {error.strerror}") from error
+        raise type(error)(error.errno, f"cannot listen on unix:{path}: {error.strerror}") from error
     return opened
+
+
+class _StillServedError(OSError):
+    """Somebody answers there."""
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other servers that start now from taking a socket for stale which does not listen yet."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _remove_stale(path: Path) -> None:
     """Remove the socket of a server that was killed; one that answers is left alone."""
-    if not path.exists() or not stat.S_ISSOCK(path.stat().st_mode):
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            return
+    except FileNotFoundError:
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        if probe.connect_ex(str(path)) == 0:
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, short_name(path) as name:
+        probe.settimeout(_ANSWER_SECONDS)
+        if probe.connect_ex(name) != errno.ECONNREFUSED:
+            raise _StillServedError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
     path.unlink()
 
 

@@ -192,6 +192,11 @@ class Config:
         return self.cache.dir / "credentials.json"
 
     @property
+    def control_socket(self) -> Path:
+        """Where commands reach the running server."""
+        return self.cache.dir / "control.sock"
+
+    @property
     def default_upstream(self) -> UpstreamConfig:
         """The upstream of a request that names none."""
         return next(upstream for upstream in self.upstreams.values() if upstream.default)

@@ -22,6 +22,7 @@ from mirror.storage.files import (
     rename_durably,
     write_all,
 )
+from mirror.storage.leftovers import list_underway
 from mirror.storage.partial import PartialFile, doubt_partial, measure_partials, remove_partial
 from mirror.storage.parts import PART_SUFFIX
 from mirror.storage.seals import Seals, seal
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mirror.oci.digest import Hasher
-    from mirror.ports import Origin, StoredBlob
+    from mirror.ports import Origin, StoredBlob, Underway
     from mirror.storage.files import Layout
 
 _STEP_BYTES = 32 * 1024 * 1024  # hashed in one thread's turn
@@ -200,6 +201,17 @@ class FileBlobStore:
         candidates = [(path, _digest_of(path)) for path in sorted(self._layout.partial.iterdir())]
         found = ((digest, self._origin(digest)) for _, digest in candidates if digest is not None)
         return [(digest, origin) for digest, origin in found if origin is not None]
+
+    async def underway(self) -> Sequence[Underway]:
+        """List the blobs of which there is a part, whichever process downloads them.
+
+        Raises:
+            StorageError: the folder cannot be read.
+        """
+        try:
+            return await asyncio.to_thread(list_underway, self._layout)
+        except OSError as error:
+            raise StorageError(f"cannot read the cache folder: {error.strerror}") from error
 
     def clean(self) -> None:
         """Remove what killed processes left and nobody can go on with; only before any worker of this cache runs."""
