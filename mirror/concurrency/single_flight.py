@@ -31,10 +31,14 @@ class SingleFlight(Generic[K, V]):
 
     async def run(self, key: K, work: Callable[[], Coroutine[Any, Any, V]]) -> tuple[V, bool]:
         """Return the result and whether it was coalesced with an earlier call."""
+        collapsed = key in self._flights
+        return await asyncio.shield(self.start(key, work)), collapsed
+
+    def start(self, key: K, work: Callable[[], Coroutine[Any, Any, V]]) -> asyncio.Task[V]:
+        """Return the running call, begun where there is none; it need not be awaited."""
         flight = self._flights.get(key)
-        collapsed = flight is not None
         if flight is None:  # no await between look-up and insertion: nobody can slip in
             flight = self._supervisor.start(work(), name=f"{self._name} {key}")
             self._flights[key] = flight
             flight.add_done_callback(lambda _: self._flights.pop(key, None))
-        return await asyncio.shield(flight), collapsed
+        return flight

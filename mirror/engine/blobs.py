@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
@@ -82,6 +83,11 @@ class Blobs:
                     return self._answer(digest, outcome, stored, range_header, resources)
             body, outcome = await self._follow(upstream, repository, digest, is_held=held is not None)
             resources.callback(body.close)
+            if held is None:  # the first bytes do not wait until the index has it
+                size_bytes = body.size_bytes
+                _ = self._flights.start(
+                    _key(repository, digest), lambda: self._link(upstream, repository, digest, size_bytes)
+                )
             ahead = await self._open_ahead(upstream, repository, digest, body, range_header)
             return ahead or self._answer(digest, outcome, body, range_header, resources)
 
@@ -173,8 +179,6 @@ class Blobs:
             raise
         if download.is_unstored and outcome is Outcome.MISS:
             outcome = Outcome.BYPASS
-        if not is_held:
-            await self._link(upstream, repository, digest, body.size_bytes)
         return body, outcome
 
     async def _open_ahead(
@@ -261,10 +265,9 @@ class Blobs:
     async def _link(self, upstream: Upstream, repository: Repository, digest: Digest, size_bytes: int | None) -> Held:
         descriptor = Descriptor(media_type=OCTET_STREAM, digest=digest, size_bytes=size_bytes or 0)
         held = Held(descriptor=descriptor, is_manifest=False, is_private=upstream.is_private(repository))
-        await self._access.note(upstream, repository)
-        await self._index.put_held(repository, [held])
-        await self._index.add_holder(repository, digest)
         await self._memory.put(_key(repository, digest), held)
+        put = self._index.put_held(repository, [held])
+        await asyncio.gather(self._access.note(upstream, repository), put, self._index.add_holder(repository, digest))
         return held
 
 

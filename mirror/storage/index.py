@@ -313,9 +313,9 @@ class DiskIndex:
 
 
 async def _in_thread(pool: ThreadPoolExecutor, work: Callable[..., T], *arguments: object) -> T | None:
-    """Run ``work`` in a pool; trouble with the index is logged and is nobody else's trouble."""
+    """Run ``work`` in a pool, to its end even if nobody waits; trouble with the index is nobody else's trouble."""
     try:
-        return await asyncio.get_running_loop().run_in_executor(pool, work, *arguments)
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(pool, work, *arguments))
     except (sqlite3.Error, diskcache.Timeout, MirrorError, OSError, ValueError) as error:
         log.warning("index.failed", error=f"{type(error).__name__}: {error}")
         return None
