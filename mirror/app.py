@@ -23,8 +23,10 @@ from mirror.engine.doubts import Doubts
 from mirror.engine.download import Source
 from mirror.engine.downloads import Downloads
 from mirror.engine.eviction import Eviction
+from mirror.engine.largest import LargestRepositories
 from mirror.engine.lists import Lists
 from mirror.engine.manifests import Manifests
+from mirror.engine.overview import Reporter
 from mirror.engine.pull import PullThrough
 from mirror.engine.refusals import Refusals
 from mirror.engine.tags import Tags
@@ -32,11 +34,16 @@ from mirror.engine.usage import Usage
 from mirror.errors import MirrorError
 from mirror.policy import Bounds, TagLifetime
 from mirror.storage.blobs import FileBlobStore
+from mirror.storage.figures import FiguresFile
 from mirror.storage.files import Layout
 from mirror.storage.index import DiskIndex
 from mirror.storage.locks import FileLocks
 from mirror.storage.memory import HotValues
+from mirror.storage.sizes import RepositorySizes
+from mirror.telemetry import logs
 from mirror.telemetry.metrics import Metrics, render
+from mirror.telemetry.observers import RequestObservers, UpstreamObservers
+from mirror.telemetry.tally import Tally
 from mirror.upstream.assembly import Shared, make_client
 from mirror.upstream.offline import OfflineUpstream
 from mirror.upstream.sessions import Sessions
@@ -50,7 +57,7 @@ from mirror.web.server import Handler, HttpServer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
-    from mirror.config import Config, UpstreamConfig
+    from mirror.config import Config, ServerConfig, UpstreamConfig
     from mirror.ports import Clock, Upstream, UpstreamState
     from mirror.web.tls import ServerTls
 
@@ -90,10 +97,14 @@ async def running(
     """
     registry = CollectorRegistry()
     metrics = Metrics(registry, config.upstreams)
+    tally = Tally(clock)
     layout = Layout(config.cache.dir)
     async with AsyncExitStack() as stack:
+        stack.enter_context(logs.heard_by(tally.note_problem))
         index = await asyncio.to_thread(DiskIndex, layout.index, clock)
         stack.push_async_callback(asyncio.to_thread, index.close)
+        figures = await asyncio.to_thread(FiguresFile, layout.figures, clock())
+        stack.push_async_callback(asyncio.to_thread, figures.close)
         locks = FileLocks(layout.locks)
         stack.callback(locks.close)
         supervisor = Supervisor(expected=MirrorError)
@@ -105,7 +116,7 @@ async def running(
             flights=SingleFlight(supervisor, name="token"),
             notes=index,
             locks=locks,
-            observer=metrics,
+            observer=UpstreamObservers(metrics, tally),
             clock=clock,
         )
         upstreams = await _open_upstreams(config, stack, sources, shared)
@@ -140,15 +151,25 @@ async def running(
         async def look() -> list[UpstreamState]:
             return [await upstream.state() for upstream in upstreams.values()]
 
+        reporter = Reporter(
+            counter=tally,
+            figures=figures,
+            largest=LargestRepositories(RepositorySizes(layout.ledger), supervisor),
+            downloads=downloads,
+            look=look,
+            totals=index.totals,
+            limit_bytes=config.cache.max_size_bytes,
+            clock=clock,
+        )
+        stack.push_async_callback(reporter.end)
+        _ = supervisor.start(reporter.run(), name="tell figures")
         pull_handlers = PullHandlers(_router(config, upstreams), pull)
-        hot = HotRequests(pull, metrics)
-        handler = Handler(pull_handlers, OpsHandlers(eviction, scrape, look), hot, metrics)
-        operations = of_server(ServerParts(config=config, index=index, store=store))
+        observers = RequestObservers(metrics, tally)
+        hot = HotRequests(pull, observers)
+        handler = Handler(pull_handlers, OpsHandlers(eviction, scrape, reporter.overview), hot, observers)
+        operations = of_server(ServerParts(config=config, index=index, store=store, overview=reporter.overview))
         await stack.enter_async_context(serving_control(control, ControlHandler(operations)))
-        server = HttpServer(handler)
-        await _listen(config, stack, server, sockets, tls)
-        late = server.end_late_connections(config.server.header_timeout_seconds)
-        _ = supervisor.start(late, name="end late connections")
+        await _listen(handler, sockets, config.server, stack, supervisor, tls)
         if tls is not None:
             _ = supervisor.start(tls.follow(), name="follow certificate")
         _ = supervisor.start(_resume(store, downloads, upstreams), name="resume downloads")
@@ -166,15 +187,24 @@ def _router(config: Config, upstreams: Mapping[str, Upstream]) -> Router:
 
 
 async def _listen(
-    config: Config, stack: AsyncExitStack, server: HttpServer, sockets: Sequence[socket.socket], tls: ServerTls | None
+    handler: Handler,
+    sockets: Sequence[socket.socket],
+    config: ServerConfig,
+    stack: AsyncExitStack,
+    supervisor: Supervisor,
+    tls: ServerTls | None,
 ) -> None:
-    runner = web.ServerRunner(server, shutdown_timeout=max(config.server.shutdown_grace_seconds, _NO_GRACE_SECONDS))
+    """Answer on these sockets from now on, until the stack is left and running transfers have had their time."""
+    server = HttpServer(handler)
+    runner = web.ServerRunner(server, shutdown_timeout=max(config.shutdown_grace_seconds, _NO_GRACE_SECONDS))
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     for listening in sockets:
-        _limit_sending(listening, config.server.send_timeout_seconds)
+        _limit_sending(listening, config.send_timeout_seconds)
         context = tls.context if tls is not None and listening.family != socket.AF_UNIX else None
         await web.SockSite(runner, listening, ssl_context=context).start()
+    late = server.end_late_connections(config.header_timeout_seconds)
+    _ = supervisor.start(late, name="end late connections")
 
 
 def _limit_sending(listening: socket.socket, seconds: float) -> None:

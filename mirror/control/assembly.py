@@ -18,10 +18,11 @@ from mirror.storage.files import Layout
 from mirror.storage.index import DiskIndex
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from mirror.config import Config
     from mirror.control.operations import Document
+    from mirror.figures import Overview
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +38,21 @@ class FolderParts:
 class ServerParts(FolderParts):
     """What there is of a running server; add what an operation needs."""
 
+    overview: Callable[[], Awaitable[Overview]]
+
 
 def of_server(parts: ServerParts) -> Operations:
     """Return what a running server does when it is asked."""
     started = time.time()
 
     async def server() -> Document:
-        return {"version": __version__, "process": os.getpid(), "started": started}
+        overview = await parts.overview()
+        return {
+            "version": __version__,
+            "process": os.getpid(),
+            "started": started,
+            "overview": overview.to_json(),
+        }
 
     looking = Looking(parts.index, parts.store, bounds=_bounds(parts.config), server=server)
     return Operations(_for_both(parts, looking))

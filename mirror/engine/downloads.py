@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mirror.engine.download import Download
+from mirror.figures import Transfer
 
 if TYPE_CHECKING:
     from mirror.concurrency.supervisor import Supervisor
@@ -29,6 +30,20 @@ class Downloads:
 
     def __len__(self) -> int:
         return len(self._running)
+
+    def transfers(self) -> list[Transfer]:
+        """Return how far those in progress have come."""
+        return [
+            Transfer(
+                digest=str(one.digest),
+                repository=str(one.source.repository),
+                size_bytes=one.size_bytes,
+                done_bytes=one.readable_now(),
+                followers=len(one.followers),
+            )
+            for one in self._running.values()
+            if not one.is_complete and not one.has_failed
+        ]
 
     def find(self, digest: Digest) -> Download | None:
         """Return the download in progress."""

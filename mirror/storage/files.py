@@ -39,6 +39,8 @@ class Layout:
         self.blobs = root / "blobs"
         self.partial = root / "partial"
         self.index = root / "index"
+        self.ledger = self.index / "ledger.db"
+        self.figures = root / "figures.db"
         self.locks = root / "locks"
 
     def create(self) -> None:

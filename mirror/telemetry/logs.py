@@ -8,6 +8,8 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import structlog
@@ -15,7 +17,7 @@ import structlog
 from mirror.config import LogFormat
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator
     from typing import TextIO
 
     from structlog.typing import EventDict, Processor
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from mirror.config import LogConfig
 
 _ENCODER = json.JSONEncoder(default=repr)  # json.dumps with options makes one for each line
+_TOLD_LEVELS = frozenset({"warning", "error", "critical"})
+_listeners: list[Callable[[str, str, Mapping[str, object]], None]] = []
 _json_lines: LineWriter | None = None  # where lines go that need nothing of structlog
 
 
@@ -34,7 +38,7 @@ def configure(config: LogConfig) -> None:
     global _json_lines  # noqa: PLW0603 - the log is the process's, as structlog's own settings are
     _json_lines = lines if renderer is _to_json and level <= logging.INFO else None
     structlog.configure(
-        processors=[_add_stamp, structlog.processors.format_exc_info, renderer],
+        processors=[_add_stamp, structlog.processors.format_exc_info, _tell_listeners, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *_: lines,
         cache_logger_on_first_use=True,
@@ -47,6 +51,16 @@ def configure(config: LogConfig) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+
+
+@contextmanager
+def heard_by(listener: Callable[[str, str, Mapping[str, object]], None]) -> Iterator[None]:
+    """Tell somebody level, event and facts of each warning and error that is logged while the block runs."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
 
 
 def silence() -> None:
@@ -123,6 +137,14 @@ def _add_stamp(_logger: object, method: str, event: EventDict) -> EventDict:
     event["level"] = "error" if method == "exception" else method
     event["pid"] = os.getpid()
     event["timestamp"] = _seconds.now()
+    return event
+
+
+def _tell_listeners(_logger: object, _method: str, event: EventDict) -> EventDict:
+    level = event["level"]
+    if level in _TOLD_LEVELS:
+        for listener in _listeners:
+            listener(level, event["event"], event)
     return event
 
 

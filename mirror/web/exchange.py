@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+CLIENT_LEFT = "the client left"
+_FIRST_ERROR = 400
+_FIRST_FAILURE = 500
+
 
 class RequestObserver(Protocol):
     """Counts answers."""
@@ -29,13 +33,18 @@ class RequestObserver(Protocol):
         self,
         *,
         upstream: str | None,
+        repository: str | None,
         kind: Kind,
         outcome: Outcome | None,
         code: int,
         size_bytes: int,
         first_byte_seconds: Sequence[float],
+        failure: str | None,
     ) -> None:
-        """Requests were answered alike, each with ``size_bytes``; one for each of ``first_byte_seconds``."""
+        """Requests were answered alike, each with ``size_bytes``; one for each of ``first_byte_seconds``.
+
+        ``failure`` says what was wrong where a client did not get what it should have.
+        """
         ...
 
 
@@ -81,16 +90,25 @@ class Exchange:
         self.status = status
         self.first_byte_seconds = time.perf_counter() - self.started
 
+    @property
+    def failure(self) -> str | None:
+        """What the mirror or its upstream did wrong, in words; None where the client did, or left."""
+        if self.error is None or self.error == CLIENT_LEFT or _FIRST_ERROR <= self.status < _FIRST_FAILURE:
+            return None
+        return self.error
+
     def finish(self, observer: RequestObserver) -> None:
         """Write the one log line, and count."""
         duration_seconds = time.perf_counter() - self.started
         observer.answered(
             upstream=self.upstream,
+            repository=self.repository,
             kind=self.kind,
             outcome=self.outcome,
             code=self.status,
             size_bytes=self.bytes_sent,
             first_byte_seconds=[duration_seconds if self.first_byte_seconds is None else self.first_byte_seconds],
+            failure=self.failure,
         )
         facts = {
             "request_id": self.request_id,
@@ -139,11 +157,13 @@ class RepeatedExchange:
         like, in_common = self._like, self._members
         self._observer.answered(
             upstream=like.upstream,
+            repository=like.repository,
             kind=like.kind,
             outcome=like.outcome,
             code=like.status,
             size_bytes=like.bytes_sent,
             first_byte_seconds=[seconds for _, _, seconds in waiting],
+            failure=None,
         )
         members = [
             f'"request_id": "{request_id}", "client": {quote(client)}, "duration_seconds": {seconds:.6f}, {in_common}'

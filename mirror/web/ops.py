@@ -1,4 +1,4 @@
-"""For who watches the mirror: /healthz, /readyz and /metrics for machines, the page at / for people."""
+"""For who watches: /healthz, /readyz, /metrics and /api/v1/overview for machines, the page at / for people."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from mirror.errors import StorageError
 from mirror.web.page import PAGE_HEADERS, render
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable
 
-    from mirror.ports import UpstreamState
+    from mirror.figures import Overview
 
 
 class WritableStore(Protocol):
@@ -25,15 +25,15 @@ class WritableStore(Protocol):
 
 
 class OpsHandlers:
-    """Answers the four paths."""
+    """Answers these paths."""
 
     def __init__(
         self,
         store: WritableStore,
         scrape: Callable[[], Awaitable[bytes]],
-        look: Callable[[], Awaitable[Sequence[UpstreamState]]],
+        look: Callable[[], Awaitable[Overview]],
     ) -> None:
-        """Join the parts: ``scrape`` gives the metrics of all workers, ``look`` the state of each upstream."""
+        """Join the parts: ``scrape`` gives the metrics of all workers, ``look`` how things stand."""
         self._store = store
         self._scrape = scrape
         self._look = look
@@ -47,13 +47,20 @@ class OpsHandlers:
                 return await self.readyz()
             case "/metrics":
                 return await self.metrics()
+            case "/api/v1/overview":
+                return await self.overview()
             case _:
                 return await self.page()
+
+    async def overview(self) -> web.Response:
+        """How things stand, for programs."""
+        overview = await self._look()
+        return web.json_response(overview.to_json(), headers={"Cache-Control": "no-store"})
 
     async def page(self) -> web.Response:
         """How things stand, for people."""
         return web.Response(
-            body=render(await self._look()), content_type="text/html", charset="utf-8", headers=PAGE_HEADERS
+            body=render((await self._look()).upstreams), content_type="text/html", charset="utf-8", headers=PAGE_HEADERS
         )
 
     async def healthz(self) -> web.Response:

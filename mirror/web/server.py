@@ -17,7 +17,7 @@ from mirror.errors import MirrorError, Unsupported
 from mirror.http.cache_status import Outcome
 from mirror.oci.error_codes import ErrorCode, error_body
 from mirror.web import errors
-from mirror.web.exchange import Exchange
+from mirror.web.exchange import CLIENT_LEFT, Exchange
 from mirror.web.headers import API_VERSION
 from mirror.web.routes import read_target
 
@@ -54,7 +54,7 @@ class Handler:
         try:
             response = await self._answer(request, exchange)
         except (ConnectionError, asyncio.CancelledError):
-            exchange.error = exchange.error or "the client left"
+            exchange.error = exchange.error or CLIENT_LEFT
             exchange.status = exchange.status or _CLIENT_LEFT
             exchange.finish(self._observer)
             raise
@@ -80,7 +80,7 @@ class Handler:
         if request.method not in _READING:
             raise Unsupported(_WRITING)
         match target.path:
-            case "/" | "/healthz" | "/readyz" | "/metrics":
+            case "/" | "/healthz" | "/readyz" | "/metrics" | "/api/v1/overview":
                 return await self._ops.answer(target.path)
             case "/v1/_ping":
                 return self._pull.ping_v1(exchange)
