@@ -41,6 +41,7 @@ class Layout:
         self.index = root / "index"
         self.ledger = self.index / "ledger.db"
         self.figures = root / "figures.db"
+        self.links = root / "links"
         self.locks = root / "locks"
 
     def create(self) -> None:

@@ -8,26 +8,21 @@ its file is gone, so that a process that is killed in between leaves nothing beh
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Final
-
-import structlog
 
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository, Tag
 from mirror.oci.requests import Kind
 from mirror.ports import Removal, Totals
+from mirror.storage.databases import open_or_replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from mirror.oci.manifest import Manifest
-
-log = structlog.get_logger(__name__)
 
 _VERSION: Final = 1
 _BUSY_SECONDS = 5.0
@@ -101,15 +96,14 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         """Open the database, made when there is none; one that is damaged or of another version is put aside."""
-        try:
-            self._database = _open(path)
-        except sqlite3.DatabaseError as error:
-            aside = path.with_name(f"{path.name}.damaged-{int(time.time())}-{os.getpid()}")
-            log.warning("index.replaced", error=str(error), kept_as=aside.name)
-            path.rename(aside)
-            for suffix in ("-wal", "-shm"):
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
-            self._database = _open(path)
+        self._path = path
+        self._inode: int | None = None
+        self.open()
+
+    def open(self) -> None:
+        """Open the database; one that was open before is taken for damaged."""
+        self._database = open_or_replace(self._path, _open, damaged=self._inode)
+        self._inode = self._path.stat().st_ino
 
     def close(self) -> None:
         """Close the database."""
