@@ -44,6 +44,7 @@ from mirror.telemetry import logs
 from mirror.telemetry.metrics import Metrics, render
 from mirror.telemetry.observers import RequestObservers, UpstreamObservers
 from mirror.telemetry.tally import Tally
+from mirror.upstream.addresses import is_public
 from mirror.upstream.assembly import Shared, make_client
 from mirror.upstream.offline import OfflineUpstream
 from mirror.upstream.sessions import Sessions
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 
     from mirror.config import Config, ServerConfig, UpstreamConfig
     from mirror.ports import Clock, Upstream, UpstreamState
+    from mirror.upstream.addresses import AddressRule
     from mirror.web.tls import ServerTls
 
 log = structlog.get_logger(__name__)
@@ -90,6 +92,7 @@ async def running(
     control: socket.socket | None = None,
     tls: ServerTls | None = None,
     clock: Clock = time.time,
+    is_public: AddressRule = is_public,
 ) -> AsyncIterator[CollectorRegistry]:
     """Serve on listening sockets while the block runs; then let running transfers end within the configured grace.
 
@@ -119,7 +122,7 @@ async def running(
             observer=UpstreamObservers(metrics, tally),
             clock=clock,
         )
-        upstreams = await _open_upstreams(config, stack, sources, shared)
+        upstreams = await _open_upstreams(config, stack, sources, shared, is_public)
         await stack.enter_async_context(supervisor)  # after the sessions: downloads are ended before their connections
         usage = Usage()
         eviction = Eviction(
@@ -215,13 +218,13 @@ def _limit_sending(listening: socket.socket, seconds: float) -> None:
 
 
 async def _open_upstreams(
-    config: Config, stack: AsyncExitStack, sources: CredentialSources, shared: Shared
+    config: Config, stack: AsyncExitStack, sources: CredentialSources, shared: Shared, is_public: AddressRule
 ) -> Mapping[str, Upstream]:
     if config.cache.offline:
         return {name: OfflineUpstream(name) for name in config.upstreams}
     clients: dict[str, Upstream] = {}
     for name, one in config.upstreams.items():
-        sessions = await stack.enter_async_context(Sessions(one))
+        sessions = await stack.enter_async_context(Sessions(one, is_public=is_public))
         clients[name] = make_client(one, sessions, sources.of(one), shared, tag_lifetime=_lifetime(config, one))
     return clients
 

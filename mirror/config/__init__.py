@@ -14,7 +14,7 @@ from mirror.config.settings import (
     TlsFiles,
     UpstreamConfig,
 )
-from mirror.config.values import Address, TcpAddress, UnixAddress
+from mirror.config.values import Address, Network, TcpAddress, UnixAddress
 
 __all__ = [
     "Address",
@@ -24,6 +24,7 @@ __all__ = [
     "LogConfig",
     "LogFormat",
     "LogLevel",
+    "Network",
     "ServerConfig",
     "TcpAddress",
     "TlsFiles",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from mirror.config import values
-from mirror.config.values import Address, Kind
+from mirror.config.values import Address, Kind, Network
 from mirror.oci.patterns import RepositoryPattern, Rules
 
 T = TypeVar("T")
@@ -156,6 +156,7 @@ class UpstreamConfig:
     ratelimit_reserve: float = setting(values.PERCENTAGE, "10%")
     ca_file: Path | None = setting(values.optional(values.PATH), "")
     token_hosts: tuple[str, ...] = setting(values.list_of(values.HOST), [])
+    redirect_networks: tuple[Network, ...] = setting(values.list_of(values.NETWORK), [])
     search_endpoint: str | None = setting(values.optional(values.ENDPOINT), "")
 
     @property

@@ -72,6 +72,7 @@ class UnixAddress:
 
 
 Address = TcpAddress | UnixAddress
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def integer(*, minimum: int) -> Kind[int]:
@@ -202,6 +203,13 @@ def _host_and_port(value: object) -> str:
     raise Unfit("a host name, with or without a port", value)
 
 
+def _network(value: object) -> Network:
+    try:
+        return ipaddress.ip_network(value if isinstance(value, str) else "")
+    except ValueError:
+        raise Unfit("a network such as 10.0.0.0/8 or fd00::/8", value) from None
+
+
 def _upstream_name(value: object) -> str:
     if isinstance(value, str) and _is_host_and_port(value):
         return value
@@ -289,6 +297,7 @@ REPOSITORY_PATTERN = Kind(_repository_pattern)
 PATH = Kind(_path)
 HOST = Kind(_host)
 HOST_AND_PORT = Kind(_host_and_port)
+NETWORK: Kind[Network] = Kind(_network)
 UPSTREAM_NAME = Kind(_upstream_name)
 ADDRESS = Kind(_address)
 ENDPOINT = Kind(_endpoint)

@@ -189,18 +189,20 @@ class Authenticator:
     async def _bearer(
         self, origin: URL, known: Demand, realm: URL, repository: str, refused: Authorization | None
     ) -> Authorization:
+        anonymous = TokenRequest(
+            realm=realm, registry=origin, service=known.service, repository=repository, credential=None
+        )
         shown: Credential | None = None
         for _ in range(_CREDENTIALS):
             credential = await self._find_credential(origin, realm)
             if credential is None or credential == shown:  # the same again: it is the repository that is refused
                 break
-            request = TokenRequest(realm=realm, service=known.service, repository=repository, credential=credential)
+            request = replace(anonymous, credential=credential)
             answer = await self._token(request, refused)
             if isinstance(answer, Token):
                 return self._authorization(answer, credential)
             shown = credential
-        request = TokenRequest(realm=realm, service=known.service, repository=repository, credential=None)
-        answer = await self._token(request, refused)
+        answer = await self._token(anonymous, refused)
         if isinstance(answer, Token):
             return self._authorization(answer, None)
         name = self._config.name

@@ -97,7 +97,7 @@ class Login:
             return Verdict.UNASKED
         if demand.realm is not None and not may_get_credential(demand.realm, endpoint, self._config.token_hosts):
             return Verdict.UNTRUSTED
-        value = await self._authorization(demand, None, credential)
+        value = await self._authorization(demand, endpoint, None, credential)
         return Verdict.REFUSED if value is None else await self._judge_value(endpoint, value)
 
     async def _judge_value(self, endpoint: URL, authorization: str) -> Verdict:
@@ -113,12 +113,20 @@ class Login:
             UpstreamError: the token service cannot be asked now.
         """
         demand = read_demand(challenges, endpoint)
-        return None if demand is None else await self._authorization(demand, repository, credential)
+        return None if demand is None else await self._authorization(demand, endpoint, repository, credential)
 
-    async def _authorization(self, demand: Demand, repository: str | None, credential: Credential | None) -> str | None:
+    async def _authorization(
+        self, demand: Demand, registry: URL, repository: str | None, credential: Credential | None
+    ) -> str | None:
         """Meet a demand; None where there is no credential to show, or no token is given for it."""
         if demand.realm is None:
             return None if credential is None else basic_authorization(credential)
-        request = TokenRequest(realm=demand.realm, service=demand.service, repository=repository, credential=credential)
+        request = TokenRequest(
+            realm=demand.realm,
+            registry=registry,
+            service=demand.service,
+            repository=repository,
+            credential=credential,
+        )
         answer = await self._service.request(request)
         return f"Bearer {answer.text}" if isinstance(answer, Token) else None

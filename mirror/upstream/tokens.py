@@ -48,6 +48,8 @@ class TokenRequest:
     """
 
     realm: URL
+    registry: URL
+    """Who names the realm."""
     service: str | None
     repository: str | None
     credential: Credential | None
@@ -111,11 +113,13 @@ class TokenService:
         if request.credential is not None:
             query["account"] = request.credential.username
             headers["Authorization"] = basic_authorization(request.credential)
-        return await self._send("GET", request.realm.update_query(query), headers=headers)
+        return await self._send("GET", request.realm.update_query(query), request.registry, headers=headers)
 
     async def _exchange(self, request: TokenRequest, refresh_token: str) -> Token | TokenRefused:
         form = {"grant_type": "refresh_token", "refresh_token": refresh_token, "client_id": _CLIENT}
-        return self._read_token(request, *await self._send("POST", request.realm, form=form | request.fields()))
+        return self._read_token(
+            request, *await self._send("POST", request.realm, request.registry, form=form | request.fields())
+        )
 
     async def _refresh_token_of_azure(self, request: TokenRequest, access_token: str) -> str | None:
         """Exchange an Entra token for one of the registry's own; None where it is not one.
@@ -123,21 +127,24 @@ class TokenService:
         Source: https://github.com/Azure/acr/blob/main/docs/AAD-OAuth.md
         """
         form = {"grant_type": "access_token", "service": request.service or "", "access_token": access_token}
-        status, body, _ = await self._send("POST", request.realm.with_name("exchange"), form=form)
+        status, body, _ = await self._send("POST", request.realm.with_name("exchange"), request.registry, form=form)
         return _text_of(_object(body), "refresh_token") if status == HTTPStatus.OK else None
 
     async def _send(
         self,
         method: str,
         url: URL,
+        registry: URL,
         *,
         headers: Mapping[str, str] | None = None,
         form: Mapping[str, str] | None = None,
     ) -> tuple[int, bytes, float | None]:
         """Return status, body and what ``Retry-After`` says; never redirected: the credential was for this host."""
-        sending = self._sessions.current.request(method, url, headers=headers, data=form, allow_redirects=False)
         try:
-            async with asyncio.timeout(self._time_limit_seconds), sending as response:
+            async with (
+                asyncio.timeout(self._time_limit_seconds),
+                await self._sessions.request(method, url, named_by=registry, headers=headers, form=form) as response,
+            ):
                 wait_seconds = parse_retry_after(response.headers.get("Retry-After"), self._clock())
                 return response.status, await read_beginning(response, _BODY_LIMIT_BYTES), wait_seconds
         except (aiohttp.ClientError, TimeoutError, OSError) as error:

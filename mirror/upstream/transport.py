@@ -33,6 +33,7 @@ from mirror.errors import (
     UpstreamFailed,
     UpstreamInvalid,
     UpstreamUnreachable,
+    quote,
 )
 from mirror.http.challenge import parse_challenges
 from mirror.oci.requests import Kind
@@ -200,29 +201,39 @@ class Transport:
 
     async def _follow(self, endpoint: Endpoint, call: Call) -> aiohttp.ClientResponse:
         url = call.url(endpoint.url)
+        named_by = endpoint.url
         for _ in range(_MOST_HOPS):
-            response = await self._send(url, call)
+            response = await self._send(url, call, named_by)
             location = response.headers.get("Location")
             if not (call.follow and response.status in _REDIRECTS and location):
                 return response
             response.close()
-            # encoded=True: re-quoting would break the signature of a CDN's URL
-            target = url.join(URL(location, encoded=True))
-            if target.scheme not in {"https", url.scheme} or not target.host:
-                raise UpstreamInvalid(f"{self._name} redirects to {target.scheme}:", upstream=self._name)
-            url = target
+            named_by, url = url, self._target(url, location)
         raise UpstreamInvalid(f"{self._name} redirects more than {_MOST_HOPS} times", upstream=self._name)
 
-    async def _send(self, url: URL, call: Call) -> aiohttp.ClientResponse:
+    def _target(self, url: URL, location: str) -> URL:
+        """Read where a redirect leads: to a host, and from HTTPS to nothing less."""
+        try:
+            # encoded=True: re-quoting would break the signature of a CDN's URL
+            target = url.join(URL(location, encoded=True))
+            if target.scheme in {"https", url.scheme} and target.host and target.port and target.user is None:
+                return target
+        except ValueError:  # no URL, or one without sense
+            pass
+        # what follows the scheme may hold a secret
+        message = f"{self._name} redirects to {quote(location.partition(':')[0])}, which leads nowhere"
+        raise UpstreamInvalid(message, upstream=self._name)
+
+    async def _send(self, url: URL, call: Call, named_by: URL) -> aiohttp.ClientResponse:
         """Send to one hop; a 401 is answered once, with whatever its challenge asks for."""
         origin = url.origin()
         repository = _repository_of(url) or call.repository
         shown = await self._auth.authorization(origin, repository)
-        response = await self._send_once(url, call, shown)
+        response = await self._send_once(url, call, shown, named_by)
         if not _is_about_authorization(response, shown):
             return response
         challenges = _challenges(response)
-        if response.status == HTTPStatus.UNAUTHORIZED and not await self._learn(url, challenges):
+        if response.status == HTTPStatus.UNAUTHORIZED and not await self._learn(url, challenges, named_by):
             return response
         if shown is not None and shown.is_fresh and _lacks_scope(challenges):
             return response  # a new token would have no more in it
@@ -230,24 +241,26 @@ class Transport:
         if renewed == shown or (renewed is None and response.status != HTTPStatus.UNAUTHORIZED):
             return response
         response.close()
-        response = await self._send_once(url, call, renewed)
+        response = await self._send_once(url, call, renewed, named_by)
         if response.status == HTTPStatus.UNAUTHORIZED:
             self._auth.unlearn(origin, _challenges(response))
         return response
 
-    async def _learn(self, url: URL, challenges: Sequence[Challenge]) -> bool:
+    async def _learn(self, url: URL, challenges: Sequence[Challenge], named_by: URL) -> bool:
         """Take in what is asked for; from ``/v2/`` where the challenge is left out, as gcr.io has done."""
         origin = url.origin()
         if self._auth.learn(origin, challenges) or self._auth.known(origin) is not None:
             return True
-        async with self._sessions.current.get(self._auth.base(origin) / "v2/", allow_redirects=False) as response:
+        async with await self._sessions.request("GET", self._auth.base(origin) / "v2/", named_by=named_by) as response:
             return self._auth.learn(origin, _challenges(response))
 
-    async def _send_once(self, url: URL, call: Call, shown: Authorization | None) -> aiohttp.ClientResponse:
+    async def _send_once(
+        self, url: URL, call: Call, shown: Authorization | None, named_by: URL
+    ) -> aiohttp.ClientResponse:
         headers = dict(call.headers)
         if shown is not None:
             headers["Authorization"] = shown.value
-        return await self._sessions.current.request(call.method, url, headers=headers, allow_redirects=False)
+        return await self._sessions.request(call.method, url, named_by=named_by, headers=headers)
 
     def _refuse(self, call: Call, response: aiohttp.ClientResponse) -> NoReturn:
         what = f"{self._name} answered {response.status} for {call.repository or call.path}"

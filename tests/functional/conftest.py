@@ -33,12 +33,13 @@ async def start_mirror(tmp_path: Path) -> AsyncIterator[StartMirror]:
             upstreams: Mapping[str, str] | None = None,
             overrides: Mapping[str, object] | None = None,
             environ: Mapping[str, str] | None = None,
+            public: str | None = None,
             **cache: object,
         ) -> MirrorClient:
             urls = {} if upstream is None else {"docker.io": upstream}
             made = settings({**urls, **(upstreams or {})}, **cache)
             flags = {**made, **(overrides or {})}
-            return await stack.enter_async_context(mirror_client(tmp_path / "cache", flags, environ))
+            return await stack.enter_async_context(mirror_client(tmp_path / "cache", flags, environ, public=public))
 
         yield start
 

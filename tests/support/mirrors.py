@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry
 
 from mirror.app import prepare_store, running
 from mirror.config import Config, load
+from mirror.upstream.addresses import is_public
 from tests.support.clock import MovableClock
 from tests.support.ports import end_process, free_port, start_process, wait_for_group, wait_for_port
 
@@ -57,15 +58,20 @@ def configure(folder: Path, overrides: Mapping[str, object], environ: Mapping[st
 
 @asynccontextmanager
 async def running_mirror(
-    folder: Path, overrides: Mapping[str, object], environ: Mapping[str, str] | None = None
+    folder: Path,
+    overrides: Mapping[str, object],
+    environ: Mapping[str, str] | None = None,
+    *,
+    public: str | None = None,
 ) -> AsyncIterator[RunningMirror]:
-    """Run a mirror on a free port in this loop."""
+    """Run a mirror on a free port in this loop; it takes ``public``, one of loopback's addresses, for a public one."""
     config = await asyncio.to_thread(configure, folder, overrides, environ)
     await asyncio.to_thread(prepare_store, config)
     clock = MovableClock()
+    rule = is_public if public is None else lambda address: is_public(address) or address == public
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
-        async with running(config, [listening], clock=clock.now) as metrics:
+        async with running(config, [listening], clock=clock.now, is_public=rule) as metrics:
             yield RunningMirror(
                 base_url=f"http://127.0.0.1:{port}", port=port, metrics=metrics, clock=clock, folder=folder
             )

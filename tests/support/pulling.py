@@ -90,11 +90,15 @@ class MirrorClient:
 
 @asynccontextmanager
 async def mirror_client(
-    folder: Path, overrides: Mapping[str, object], environ: Mapping[str, str] | None = None
+    folder: Path,
+    overrides: Mapping[str, object],
+    environ: Mapping[str, str] | None = None,
+    *,
+    public: str | None = None,
 ) -> AsyncIterator[MirrorClient]:
     """Run a mirror on a folder, and ask it."""
     async with (
-        running_mirror(folder, overrides, environ) as mirror,
+        running_mirror(folder, overrides, environ, public=public) as mirror,
         aiohttp.ClientSession(
             auto_decompress=False, connector=aiohttp.TCPConnector(limit=0), skip_auto_headers=("Accept-Encoding",)
         ) as session,

@@ -178,6 +178,7 @@ def test_every_key_of_an_upstream_has_its_effect(configure: Load) -> None:
         max_connections = 1
         ca_file = "ca.pem"
         token_hosts = ["Auth.example"]
+        redirect_networks = ["10.0.0.0/8", "fd00::/8"]
         search_endpoint = ""
     """).default_upstream
     assert upstream.endpoints == ("http://[::1]:5000", "https://b.example/prefix")
@@ -185,6 +186,7 @@ def test_every_key_of_an_upstream_has_its_effect(configure: Load) -> None:
     assert (upstream.connect_timeout_seconds, upstream.read_timeout_seconds) == (1, 1.5)
     assert (upstream.max_connections, upstream.ca_file) == (1, Path("ca.pem"))
     assert (upstream.token_hosts, upstream.search_endpoint) == (("auth.example",), None)
+    assert [str(network) for network in upstream.redirect_networks] == ["10.0.0.0/8", "fd00::/8"]
 
 
 # --- credentials ---
@@ -357,6 +359,10 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(configure: Load, t
         (
             '[upstreams."ghcr.io"]\ntoken_hosts = ["a:1"]\n',
             "upstreams.\"ghcr.io\".token_hosts must be a host name without a port, not 'a:1'",
+        ),
+        (
+            '[upstreams."ghcr.io"]\nredirect_networks = ["1.0.0.0/4"]\n',
+            "upstreams.\"ghcr.io\".redirect_networks must be a network such as 10.0.0.0/8 or fd00::/8, not '1.0.0.0/4'",
         ),
     ],
 )
