@@ -131,14 +131,20 @@ def room_to_make(
     and not at each blob. What is on its way counts too (``expected_bytes`` when it is whole, ``missing_bytes`` of that
     still to be written), so that room is made for it while it comes.
     """
-    if bounds.max_size_bytes:
-        planned_bytes = stored_bytes + expected_bytes
-        if planned_bytes > bounds.max_size_bytes - bounds.max_size_bytes // 32:
-            return EvictionReason.SIZE, planned_bytes - (bounds.max_size_bytes - bounds.max_size_bytes // 16)
+    excess = excess_bytes(bounds, stored_bytes + expected_bytes)
+    if excess:
+        return EvictionReason.SIZE, excess
     lacking_bytes = bounds.min_free_bytes + missing_bytes - free_bytes
     if lacking_bytes > 0:
         return EvictionReason.SPACE, lacking_bytes + bounds.min_free_bytes // 16
     return None
+
+
+def excess_bytes(bounds: Bounds, size_bytes: int) -> int:
+    """Say how many of so many bytes have to go so that ``max_size`` is not reached; 0 while it is not near."""
+    if not bounds.max_size_bytes or size_bytes <= bounds.max_size_bytes - bounds.max_size_bytes // 32:
+        return 0
+    return size_bytes - (bounds.max_size_bytes - bounds.max_size_bytes // 16)
 
 
 def fits(bounds: Bounds, *, size_bytes: int, stored_bytes: int, free_bytes: int) -> bool:

@@ -212,6 +212,10 @@ class PartialBlob(Protocol):
         """Say whether all that was written hashes to the digest."""
         ...
 
+    def mark_verified(self) -> None:
+        """Tell the other workers that all of it is there and matches."""
+        ...
+
     async def commit(self) -> None:
         """Make it durable and give it its name in the store; only for content that matches."""
         ...
@@ -578,8 +582,16 @@ class Room(Protocol):
         """Evict what has to go, now: the disk has refused to take more."""
         ...
 
-    def note_stored(self) -> None:
-        """Take note that a blob was stored."""
+    async def admit(self, digest: Digest, size_bytes: int) -> None:
+        """Account for a blob that is whole and verified, and make the room that it takes, before it gets its name.
+
+        A process that dies in between leaves a download that the next one completes, and never a file that nobody
+        counts.
+        """
+        ...
+
+    def note_change(self) -> None:
+        """Take note that a blob was stored, or that one is on its way."""
         ...
 
 

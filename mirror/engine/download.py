@@ -222,9 +222,9 @@ class Download:
             if claim is Claim.BUSY:
                 await self._watch(partial)
             elif claim is Claim.STORED:
-                if not self._is_complete:
-                    await self._adopt(partial)
-                return
+                if self._is_complete or await self._adopt(partial):
+                    return
+                partial = await self._open_partial()
             elif self.readable_now():
                 message = f"the download of {self.digest} was discarded by the worker that wrote it"
                 raise DigestMismatch(message, upstream=self.source.upstream.name)
@@ -255,17 +255,18 @@ class Download:
             self._advance(partial.written_bytes())
         await asyncio.sleep(_WATCH_SECONDS)
 
-    async def _adopt(self, partial: PartialBlob) -> None:
-        """Take what another worker has just stored."""
-        size_bytes = partial.written_bytes()
-        if not self._is_open:  # then nobody follows this file, which may have been made after the other got its name
-            body = await self._store.find(self.digest)
-            if body is None:
-                raise StorageError(f"{self.digest} was stored and is gone again")
-            partial.close()
-            self._file = body
-            size_bytes = body.readable_now()
-        self._complete(size_bytes)
+    async def _adopt(self, partial: PartialBlob) -> bool:
+        """Take what another worker has just stored; False where it was evicted before it could be opened."""
+        if partial.is_verified():
+            self._complete(partial.written_bytes())
+            return True
+        body = await self._store.find(self.digest)  # this file was made after the other had got its name
+        if body is None:
+            return False
+        partial.close()
+        self._file = body
+        self._complete(body.readable_now())
+        return True
 
     async def _fill_or_start_over(self, partial: PartialBlob) -> bool:
         """Fill; False when what an earlier writer left was of no use and is gone, before anybody was sent any of it."""
@@ -296,6 +297,8 @@ class Download:
         if self.is_unstored:
             return
         try:
+            partial.mark_verified()
+            await self._room.admit(self.digest, partial.written_bytes())
             await partial.commit()
             self.was_stored_here = True
         except StorageError as error:  # the clients have their bytes; only the store has not
@@ -423,6 +426,7 @@ class Download:
             return
         try:
             await partial.announce(Origin(repository=self.source.repository, kind=Kind.BLOB, size_bytes=size_bytes))
+            self._room.note_change()
         except StorageError as error:
             self._spill(partial, str(error))
 

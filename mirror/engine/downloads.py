@@ -65,4 +65,4 @@ class Downloads:
                 del self._running[download.digest]
         if download.was_stored_here:
             await self._index.add_blob(download.digest, download.size_bytes or 0)
-            self._room.note_stored()
+            self._room.note_change()

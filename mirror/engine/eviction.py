@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from mirror.errors import StorageError
-from mirror.policy import EvictionReason, fits, room_to_make
+from mirror.policy import EvictionReason, excess_bytes, fits, room_to_make
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,9 +61,10 @@ class Eviction:
         self._usage = usage
         self._memory: list[Memory] = []
         self._observer = observer
-        self._stored = asyncio.Event()
+        self._changed = asyncio.Event()
         self._measured = (0, 0)
         self._is_full = False
+        self._turn = asyncio.Lock()  # the lock among workers does not tell the callers of one process apart
 
     def tell(self, memory: Memory) -> None:
         """Tell ``memory`` from now on what is no longer stored."""
@@ -77,9 +78,9 @@ class Eviction:
         """
         await self._room_to_make()
 
-    def note_stored(self) -> None:
-        """Look soon: something was stored."""
-        self._stored.set()
+    def note_change(self) -> None:
+        """Look soon: something was stored, or is on its way."""
+        self._changed.set()
 
     def has_room_for(self, size_bytes: int | None) -> bool:
         """Say whether a blob of this size (None: of an unknown one) can be stored, others evicted for it or not."""
@@ -91,7 +92,17 @@ class Eviction:
     async def make_room(self) -> None:
         """Evict what has to go, now."""
         with suppress(StorageError):
-            await self._make_room()
+            await self._make_room_on_disk()
+
+    async def admit(self, digest: Digest, size_bytes: int) -> None:
+        """Account for a blob that is whole and verified, and make the room that it takes, before it gets its name."""
+        await self._accounts.add_blob(digest, size_bytes)
+        if not await self._excess_bytes():
+            return
+        with suppress(StorageError):
+            await self.write_usage()
+            async with self._turn, self._locks.hold(_LOCK):
+                await self._evict(EvictionReason.SIZE, await self._excess_bytes())
 
     async def check_writable(self) -> None:
         """Say by an error why nothing can be stored.
@@ -108,11 +119,11 @@ class Eviction:
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_TICK_SECONDS):
-                    await self._stored.wait()
-            self._stored.clear()
+                    await self._changed.wait()
+            self._changed.clear()
             try:
                 await self.write_usage()
-                await self._make_room()
+                await self._make_room_on_disk()
             except StorageError as error:
                 log.warning("cache.eviction_failed", error=str(error))
 
@@ -123,7 +134,7 @@ class Eviction:
         unknown = set(await self._accounts.touch(digests)) if digests else set()
         if not unknown:
             return
-        async with self._locks.hold(_LOCK):
+        async with self._turn, self._locks.hold(_LOCK):
             for repository, digest in manifests:
                 if digest in unknown:
                     for memory in self._memory:
@@ -133,21 +144,27 @@ class Eviction:
                 if size_bytes is not None:
                     await self._accounts.add_blob(digest, size_bytes)
 
-    async def _make_room(self) -> None:
+    async def _make_room_on_disk(self) -> None:
+        if await self._make_room() is EvictionReason.SPACE:
+            await asyncio.sleep(_FREEING_SECONDS)
+
+    async def _make_room(self) -> EvictionReason | None:
         if await self._room_to_make() is None:
             self._is_full = False
-            return
-        async with self._locks.hold(_LOCK):
+            return None
+        async with self._turn, self._locks.hold(_LOCK):
             found = await self._room_to_make()  # another worker may have made it meanwhile
             if found is None:
-                return
+                return None
             reason, needed_bytes = found
             evicted_bytes = await self._evict(reason, needed_bytes)
         if evicted_bytes < needed_bytes and not self._is_full:
             self._is_full = True
             log.warning("cache.full", reason=reason.value, missing_bytes=needed_bytes - evicted_bytes)
-        if reason is EvictionReason.SPACE:
-            await asyncio.sleep(_FREEING_SECONDS)
+        return reason
+
+    async def _excess_bytes(self) -> int:
+        return excess_bytes(self._bounds, (await self._accounts.totals()).size_bytes)
 
     async def _room_to_make(self) -> tuple[EvictionReason, int] | None:
         totals, space = await self._accounts.totals(), await self._shelves.space()

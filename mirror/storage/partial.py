@@ -73,6 +73,8 @@ def measure_partials(layout: Layout) -> tuple[int, int]:
             status = path.stat()
         except FileNotFoundError:
             continue
+        if status.st_mode & stat.S_IROTH:
+            continue  # verified, and accounted for as stored
         arrived_bytes += status.st_blocks * _STAT_BLOCK_BYTES
         if path.suffix:
             continue  # what is in a part is expected of its download
@@ -207,7 +209,10 @@ class PartialFile:
         return Claim.WRITER
 
     def _claim_nameless(self, ours: os.stat_result) -> Claim:
-        if stat.S_IMODE(ours.st_mode) != _GIVEN_UP:
+        mode = stat.S_IMODE(ours.st_mode)
+        if mode == _VERIFIED:
+            return Claim.STORED  # and evicted since
+        if mode != _GIVEN_UP:
             return Claim.DISCARDED
         self.spill()
         return Claim.WRITER
@@ -312,6 +317,17 @@ class PartialFile:
         """Say whether all that was written hashes to the digest."""
         return self._digest.matches(self._hasher)
 
+    def mark_verified(self) -> None:
+        """Tell the other workers that all of it is there and matches.
+
+        Raises:
+            StorageError: the disk is read-only.
+        """
+        try:
+            os.fchmod(self._descriptor, _VERIFIED)
+        except OSError as error:
+            raise StorageError(f"cannot store {self._digest}: {error.strerror}") from error
+
     async def commit(self) -> None:
         """Make it durable and give it its name in the store; only for content that matches.
 
@@ -322,7 +338,6 @@ class PartialFile:
 
     def _commit(self) -> None:
         try:
-            os.fchmod(self._descriptor, _VERIFIED)
             seal(self._descriptor, self._digest)
             os.fsync(self._descriptor)
             rename_durably(self._path, self._target)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from structlog.testing import capture_logs
@@ -39,6 +41,25 @@ async def until_evicted(client: MirrorClient, *, at_least: int) -> None:
             await client.get("/healthz")
 
 
+async def until_at_rest(client: MirrorClient) -> None:
+    """Wait until what was downloaded has its name: its clients had it before."""
+    async with asyncio.timeout(20):
+        while list((client.mirror.folder / "partial").iterdir()):
+            await client.get("/healthz")
+
+
+async def until_noted(client: MirrorClient, *digests: str) -> None:
+    """Use manifests now, and wait until the ledger knows."""
+    now = client.mirror.clock.now()
+    for digest in digests:
+        await client.get(f"/v2/{NAME}/manifests/{digest}")
+    async with asyncio.timeout(20):
+        with closing(sqlite3.connect(client.mirror.folder / "index" / "ledger.db")) as ledger:
+            query = "SELECT used FROM objects WHERE digest = ?"
+            while any(ledger.execute(query, (digest,)).fetchone()[0] < now for digest in digests):
+                await client.get("/healthz")
+
+
 async def pull(client: MirrorClient, tag: str, image: Image) -> None:
     answers = await client.pull(NAME, tag, image)
     assert answers["tag"].body == image.manifest
@@ -58,6 +79,7 @@ async def test_what_was_not_used_for_longest_goes_and_what_is_left_is_whole(
     await pull(client, "0", images[0])
     await pull(client, "3", images[3])
     await until_evicted(client, at_least=4)
+    await until_at_rest(client)
     gone = {images[1].digest, *(part.digest for part in images[1].blobs)}
     assert (
         stored(client)
@@ -89,8 +111,30 @@ async def test_the_size_never_passes_the_bound_while_images_come_and_go(
         await pull(client, str(number), image)
         largest = max(largest, stored_bytes(client))
     assert largest <= limit_bytes
+    await until_at_rest(client)
     assert base.digest in stored(client)
-    assert not list((client.mirror.folder / "partial").iterdir())
+
+
+async def test_the_size_never_passes_the_bound_while_many_images_come_at_once(
+    registry: TestRegistry, start_mirror: StartMirror
+) -> None:
+    limit_bytes = 2_000_000
+    images = [oci_image(number, layers=2, layer_bytes=60_000) for number in range(40, 90)]
+    for number, image in enumerate(images):
+        registry.add(NAME, str(number), image)
+    client = await start_mirror(registry.base_url, max_size=f"{limit_bytes}B", min_free="0")
+    sizes = []
+
+    async def watch() -> None:
+        while True:
+            sizes.append(await asyncio.to_thread(stored_bytes, client))
+
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(watch())
+        for start in range(0, len(images), 5):
+            await asyncio.gather(*(pull(client, str(n), images[n]) for n in range(start, start + 5)))
+        watching.cancel()
+    assert max(sizes) <= limit_bytes
 
 
 async def test_a_blob_that_is_being_sent_is_sent_whole(registry: TestRegistry, start_mirror: StartMirror) -> None:
@@ -118,6 +162,7 @@ async def test_room_is_made_while_a_download_comes(registry: TestRegistry, start
     registry.add_blob(NAME, large)
     client = await start_mirror(registry.base_url, max_size="1MB", min_free="0")
     await pull(client, "old", old)
+    await until_at_rest(client)
     registry.fail(Fault(action=Silence(fraction=0.1), kind="blob"))
     async with reading(client.mirror.base_url, f"/v2/{NAME}/blobs/{large.digest}") as answer:
         await answer.take(1)
@@ -138,8 +183,11 @@ async def test_an_index_and_the_one_platform_that_was_pulled_go_together(
     assert (await client.get(f"/v2/{NAME}/manifests/index")).body == index.manifest
     await client.pull(NAME, index.image("amd64").digest, index.image("amd64"))
     client.mirror.clock.advance(1)
+    await until_noted(client, index.digest, index.image("amd64").digest)
+    client.mirror.clock.advance(1)
     await pull(client, "other", other)
     await until_evicted(client, at_least=4)
+    await until_at_rest(client)
     assert stored(client) == {other.digest, *(part.digest for part in other.blobs)}
     assert (await client.get(f"/v2/{NAME}/tags/list")).status == 200
 
