@@ -16,7 +16,7 @@ PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet 
 PACKAGES := tests/debian-packages.txt
 APT_INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends
 
-.PHONY: help serve test bench check fix dashboard lock venv debian-packages clean
+.PHONY: help serve test bench soak check fix dashboard lock venv debian-packages clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 24
@@ -30,6 +30,9 @@ test: debian-packages .venv/dev.stamp  ## run every test; options: make test ARG
 bench: PACKAGES := tests/bench/debian-packages.txt
 bench: debian-packages .venv/bench.stamp  ## measure speed beside others; with ARGS="--write", for docs/performance.md
 	$(BIN)/python -m tests.bench $(ARGS)
+
+soak: .venv/dev.stamp  ## load a bounded cache with faults for ten minutes; options: make soak ARGS="--minutes 2 --seed 4"
+	$(BIN)/python -m tests.soak $(ARGS)
 
 check: .venv/dev.stamp  ## format, lint, types, imports
 	$(BIN)/ruff format --check
