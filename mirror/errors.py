@@ -55,12 +55,24 @@ class ReferenceInvalid(InvalidRequest):
     """A tag that the grammar does not allow."""
 
 
+class PlatformInvalid(InvalidRequest):
+    """A platform that is not written as ``linux/amd64``."""
+
+
 class PageInvalid(InvalidRequest):
     """A page (``n``, ``last``) that makes no sense."""
 
 
 class ManifestInvalid(MirrorError):
     """Bytes that are not a manifest, or not the one that their digest promises."""
+
+
+class ArchiveInvalid(MirrorError):
+    """A file that is not an image layout, or not one that can be trusted; the message says why."""
+
+
+class NotStored(MirrorError):
+    """An image is not in the cache, or not wholly; the message says what is missing, and how to fetch it."""
 
 
 class Unsupported(MirrorError):

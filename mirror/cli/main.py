@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from mirror import __version__
-from mirror.cli import cert, check, login, serve, status
+from mirror.cli import cert, check, export, import_, login, serve, status
 from mirror.errors import ConfigError, MirrorError, UsageError
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     serve.add_parser(commands)
     login.add_parsers(commands)
     check.add_parser(commands)
+    export.add_parser(commands)
+    import_.add_parser(commands)
     cert.add_parser(commands)
     status.add_parser(commands)
     options = parser.parse_args(arguments)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+_REREAD_SECONDS = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
@@ -70,7 +72,7 @@ class Tags:
         key = f"{repository}:{tag}"
         decision = self._decide(key, await self._memory.find(key), upstream)
         if not isinstance(decision, Serve):  # what another worker was told since counts for more
-            decision = self._decide(key, await self._recall(key, repository, tag), upstream)
+            decision = self._decide(key, await self._recall(key, upstream, repository, tag), upstream)
         match decision:
             case Serve():
                 return Resolved(decision.stored.descriptor, Outcome.HIT, decision.ttl_seconds)
@@ -94,11 +96,12 @@ class Tags:
     def _decide(self, key: str, stored: StoredTag | None, upstream: Upstream) -> Decision:
         return decide(stored, now=self._clock(), lifetime=upstream.tag_lifetime, key=key)
 
-    async def _recall(self, key: str, repository: Repository, tag: Tag) -> StoredTag | None:
+    async def _recall(self, key: str, upstream: Upstream, repository: Repository, tag: Tag) -> StoredTag | None:
         await self._refusals.check(key)
         stored = await self._index.find_tag(repository, tag)
         if stored is not None:
-            await self._memory.put(key, stored)
+            # an import may move the tag of an offline mirror, where nothing else would lead to a second look
+            await self._memory.put(key, stored, ttl_seconds=_REREAD_SECONDS if upstream.is_offline else None)
         return stored
 
     async def _revalidate(
