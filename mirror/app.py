@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import socket
 import time
@@ -50,7 +51,7 @@ from mirror.upstream.offline import OfflineUpstream
 from mirror.upstream.sessions import Sessions
 from mirror.web.control import ControlHandler, serving_control
 from mirror.web.hot import HotRequests
-from mirror.web.ops import OpsHandlers
+from mirror.web.ops import OPS_PATHS, PROBES, OpsHandlers
 from mirror.web.pull import PullHandlers
 from mirror.web.routes import Router
 from mirror.web.server import Handler, HttpServer
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from mirror.config import Config, ServerConfig, UpstreamConfig
-    from mirror.ports import Clock, Upstream, UpstreamState
+    from mirror.ports import Clock, Upstream
     from mirror.upstream.addresses import AddressRule
     from mirror.web.tls import ServerTls
 
@@ -89,6 +90,7 @@ async def running(
     config: Config,
     sockets: Sequence[socket.socket],
     *,
+    metrics_sockets: Sequence[socket.socket] = (),
     control: socket.socket | None = None,
     tls: ServerTls | None = None,
     clock: Clock = time.time,
@@ -143,23 +145,12 @@ async def running(
         stack.push_async_callback(eviction.write_usage)
         _ = supervisor.start(eviction.run(), name="eviction")
 
-        async def scrape() -> bytes:
-            totals = await index.totals()
-            shared = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-            limit_bytes = config.cache.max_size_bytes
-            return await asyncio.to_thread(
-                render, registry, shared_folder=shared, totals=totals, limit_bytes=limit_bytes
-            )
-
-        async def look() -> list[UpstreamState]:
-            return [await upstream.state() for upstream in upstreams.values()]
-
         reporter = Reporter(
             counter=tally,
             figures=figures,
             largest=LargestRepositories(RepositorySizes(layout.ledger), supervisor),
             downloads=downloads,
-            look=look,
+            upstreams=upstreams.values(),
             totals=index.totals,
             limit_bytes=config.cache.max_size_bytes,
             clock=clock,
@@ -169,15 +160,26 @@ async def running(
         pull_handlers = PullHandlers(_router(config, upstreams), pull)
         observers = RequestObservers(metrics, tally)
         hot = HotRequests(pull, observers)
-        handler = Handler(pull_handlers, OpsHandlers(eviction, scrape, reporter.overview), hot, observers)
+        scrape = functools.partial(_scrape, registry, index, limit_bytes=config.cache.max_size_bytes)
+        ops = OpsHandlers(eviction, scrape, reporter.overview)
+        handler = Handler(pull_handlers, ops, hot, observers, ops_paths=PROBES if metrics_sockets else OPS_PATHS)
         operations = of_server(ServerParts(config=config, index=index, store=store, overview=reporter.overview))
         await stack.enter_async_context(serving_control(control, ControlHandler(operations)))
         await _listen(handler, sockets, config.server, stack, supervisor, tls)
+        if metrics_sockets:
+            watching = Handler(None, ops, HotRequests(pull, observers), observers)
+            await _listen(watching, metrics_sockets, config.server, stack, supervisor, None)
         if tls is not None:
             _ = supervisor.start(tls.follow(), name="follow certificate")
         _ = supervisor.start(_resume(store, downloads, upstreams), name="resume downloads")
         _ = supervisor.start(_watch(sources, refusals), name="watch credentials")
         yield registry
+
+
+async def _scrape(registry: CollectorRegistry, index: DiskIndex, *, limit_bytes: int) -> bytes:
+    totals = await index.totals()
+    shared = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    return await asyncio.to_thread(render, registry, shared_folder=shared, totals=totals, limit_bytes=limit_bytes)
 
 
 def _router(config: Config, upstreams: Mapping[str, Upstream]) -> Router:

@@ -26,7 +26,7 @@ from mirror.web.tls import ServerTls
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from mirror.config import Config
 
@@ -63,7 +63,9 @@ def run(options: argparse.Namespace) -> int:
     logs.configure(config.log)
     tls = ServerTls.of(config.server)
     count = config.server.worker_count
-    opening = Listening(config.server.listen, count, control=config.control_socket)
+    opening = Listening(
+        config.server.listen, count, metrics=config.server.metrics_listen, control=config.control_socket
+    )
     with opening as listening, _shared_metrics(count):
         # only now: prometheus-client chooses, when it is imported, whether metrics are shared between processes
         from mirror.app import prepare_store  # noqa: PLC0415 - see above
@@ -72,21 +74,26 @@ def run(options: argparse.Namespace) -> int:
         _welcome(config, listening)
         log.info("server.started", version=__version__, workers=count, cache=str(config.cache.dir))
         if count == 1:
-            asyncio.run(_serve(config, listening.of_worker(0), listening.control_of_worker(0), tls))
+            asyncio.run(_serve(config, listening, 0, tls))
             return 0
         return _run_workers(config, listening, count, tls)
 
 
-async def _serve(
-    config: Config, sockets: Sequence[socket.socket], control: socket.socket | None, tls: ServerTls | None
-) -> None:
+async def _serve(config: Config, listening: Listening, slot: int, tls: ServerTls | None) -> None:
     from mirror.app import running  # noqa: PLC0415 - see `run`
 
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stopped.set)
-    async with running(config, sockets, control=control, tls=tls):
+    serving = running(
+        config,
+        listening.of_worker(slot),
+        metrics_sockets=listening.metrics_of_worker(slot),
+        control=listening.control_of_worker(slot),
+        tls=tls,
+    )
+    async with serving:
         # what is there now stays: a full collection need not look at it, and one in a few requests would be full
         gc.collect()
         gc.freeze()
@@ -99,9 +106,8 @@ def _run_workers(config: Config, listening: Listening, count: int, tls: ServerTl
     from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 - see `run`
 
     def work(slot: int) -> None:
-        sockets = listening.of_worker(slot)
         listening.forget_all_but(slot)
-        asyncio.run(_serve(config, sockets, listening.control_of_worker(slot), tls))
+        asyncio.run(_serve(config, listening, slot, tls))
 
     return WorkerProcesses(
         count,

@@ -37,20 +37,30 @@ class Listening:
     Unix sockets are shared: any worker may answer there, the control socket too.
     """
 
-    def __init__(self, addresses: Sequence[Address], workers: int, *, control: Path | None = None) -> None:
-        """Open all; ``control`` is where the control socket is to be.
+    def __init__(
+        self,
+        addresses: Sequence[Address],
+        workers: int,
+        *,
+        metrics: Address | None = None,
+        control: Path | None = None,
+    ) -> None:
+        """Open all; ``metrics`` is another address for who watches, ``control`` where the control socket is to be.
 
         Raises:
             OSError: an address is taken or cannot be had.
             ControlFailed: another server runs on the cache folder.
         """
         self._by_worker: list[list[socket.socket]] = [[] for _ in range(workers)]
+        self._metrics: list[list[socket.socket]] = [[] for _ in range(workers)]
         self._control: list[socket.socket] = []
         self._names: list[_SocketName] = []
         self.addresses: list[Address] = []
         try:
             for address in addresses:
-                self.addresses.append(self._open(address))
+                self.addresses.append(self._open(address, self._by_worker))
+            if metrics is not None:
+                self._open(metrics, self._metrics)
             if control is not None:
                 self._open_control(control)
         except BaseException:
@@ -71,20 +81,25 @@ class Listening:
         """Return the sockets that one worker accepts from."""
         return self._by_worker[slot]
 
+    def metrics_of_worker(self, slot: int) -> Sequence[socket.socket]:
+        """Return those of the address for who watches; none where it is the same as for pulls."""
+        return self._metrics[slot]
+
     def control_of_worker(self, slot: int) -> socket.socket | None:
         """Return the control socket as one worker has it; None where it could not be made."""
         return self._control[slot] if self._control else None
 
     def forget_all_but(self, slot: int) -> None:
         """Close, in a worker, what belongs to the others."""
-        for other, sockets in enumerate(self._by_worker):
-            if other != slot:
-                _close(sockets)
+        for groups in (self._by_worker, self._metrics):
+            for other, sockets in enumerate(groups):
+                if other != slot:
+                    _close(sockets)
         _close([one for other, one in enumerate(self._control) if other != slot])
 
     def close(self) -> None:
         """Stop accepting, in this process."""
-        for sockets in self._by_worker:
+        for sockets in (*self._by_worker, *self._metrics):
             _close(sockets)
         _close(self._control)
 
@@ -104,22 +119,22 @@ class Listening:
             self._names.append(_SocketName(path))
             return [shared.dup() for _ in self._by_worker]
 
-    def _open(self, address: Address) -> Address:
+    def _open(self, address: Address, by_worker: Sequence[list[socket.socket]]) -> Address:
         if isinstance(address, UnixAddress):
-            for sockets, opened in zip(self._by_worker, self._open_unix(Path(address.path), _ANYBODYS), strict=True):
+            for sockets, opened in zip(by_worker, self._open_unix(Path(address.path), _ANYBODYS), strict=True):
                 sockets.append(opened)
             return address
-        shares_port = len(self._by_worker) > 1
+        shares_port = len(by_worker) > 1
         if shares_port:
-            _tcp(address, shares_port=False).close()  # a port that another program shares would be taken silently
-        for sockets in self._by_worker:
+            _check_free(address)
+        for sockets in by_worker:
             opened = _tcp(address, shares_port=shares_port)
             sockets.append(opened)
             address = TcpAddress(host=address.host, port=opened.getsockname()[1])  # where port 0 has led
         return address
 
 
-def _tcp(address: TcpAddress, *, shares_port: bool) -> socket.socket:
+def _tcp(address: TcpAddress, *, shares_port: bool, listens: bool = True) -> socket.socket:
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     opened = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -127,11 +142,20 @@ def _tcp(address: TcpAddress, *, shares_port: bool) -> socket.socket:
         if shares_port:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         opened.bind((address.host, address.port))
-        opened.listen(_BACKLOG)
+        if listens:
+            opened.listen(_BACKLOG)
     except OSError as error:
         opened.close()
         raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from error
     return opened
+
+
+def _check_free(address: TcpAddress) -> None:
+    """Refuse a port that another program shares, which would be taken silently.
+
+    Without listening: a client that got into this queue would be thrown out of it.
+    """
+    _tcp(address, shares_port=False, listens=False).close()
 
 
 @contextmanager

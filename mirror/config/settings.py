@@ -90,6 +90,7 @@ class ServerConfig:
     header_timeout_seconds: float = setting(values.duration(positive=True), "10s")
     send_timeout_seconds: float = setting(values.duration(positive=True), "5m")
     shutdown_grace_seconds: float = setting(values.duration(), "30s")
+    metrics_listen: Address | None = setting(values.optional(values.ADDRESS), "")
 
     @property
     def tls(self) -> TlsFiles | None:

@@ -20,7 +20,7 @@ from mirror.figures import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from mirror.engine.downloads import Downloads
     from mirror.figures import Counted, History, Size
@@ -68,6 +68,14 @@ class Figures(Protocol):
         ...
 
 
+class Observed(Protocol):
+    """An upstream."""
+
+    async def state(self) -> UpstreamState:
+        """Say how things stand with it."""
+        ...
+
+
 class Largest(Protocol):
     """The repositories that hold most."""
 
@@ -86,16 +94,16 @@ class Reporter:
         figures: Figures,
         largest: Largest,
         downloads: Downloads,
-        look: Callable[[], Awaitable[Sequence[UpstreamState]]],
+        upstreams: Iterable[Observed],
         totals: Callable[[], Awaitable[Totals]],
         clock: Clock,
         limit_bytes: int,
     ) -> None:
-        """Join the parts: ``look`` gives the state of each upstream, ``totals`` what is stored."""
+        """Join the parts; ``totals`` tells what is stored."""
         self._counter = counter
         self._figures = figures
         self._downloads = downloads
-        self._look = look
+        self._upstreams = upstreams
         self._totals = totals
         self._clock = clock
         self._limit_bytes = limit_bytes
@@ -147,7 +155,7 @@ class Reporter:
                 up_at=self._counter.up_at.get(state.name, 0.0),
                 limit_at=self._counter.limit_at.get(state.name, 0.0),
             )
-            for state in await self._look()
+            for state in [await one.state() for one in self._upstreams]
         ]
         transfers = self._rates.measure(self._downloads.transfers())
         return WorkerReport(worker=self._worker, at=self._clock(), transfers=transfers, upstreams=states)

@@ -7,7 +7,6 @@ what it has counted since its last second, in one transaction. What grows with t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import sqlite3
@@ -28,6 +27,7 @@ from mirror.figures import (
     WorkerReport,
     read_report,
 )
+from mirror.storage.databases import open_or_replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -106,7 +106,7 @@ class FiguresFile:
     def __init__(self, path: Path, now: float) -> None:
         """Open it, made when there is none; one that is damaged is put aside."""
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="figures")
-        self._database = self._pool.submit(_open_or_replace, path, now).result()
+        self._database = self._pool.submit(_open_or_do_without, path, now).result()
         self._pruned_at = 0.0
 
     def close(self) -> None:
@@ -232,21 +232,23 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-def _open_or_replace(path: Path, now: float) -> sqlite3.Connection:
+def _open_or_do_without(path: Path, now: float) -> sqlite3.Connection:
     """Open the file; where there can be none, figures last as long as the process. They are not worth failing for."""
-    try:
-        return _open(str(path), now)
-    except sqlite3.OperationalError as error:  # the disk is full or read-only: nothing is wrong with the file
-        log.warning("figures.failed", error=str(error))
-    except sqlite3.DatabaseError as error:
-        aside = path.with_name(f"{path.name}.damaged-{int(time.time())}-{os.getpid()}")
-        log.warning("figures.replaced", error=str(error), kept_as=aside.name)
-        with contextlib.suppress(OSError, sqlite3.Error):
-            path.rename(aside)
-            for suffix in ("-wal", "-shm"):
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+    def opening(path: Path) -> sqlite3.Connection:
+        try:
             return _open(str(path), now)
-    return _open(":memory:", now)
+        except sqlite3.OperationalError as error:  # the disk is full or read-only: nothing is wrong with the file
+            return do_without(error)
+
+    def do_without(error: Exception) -> sqlite3.Connection:
+        log.warning("figures.failed", error=str(error))
+        return _open(":memory:", now)
+
+    try:
+        return open_or_replace(path, opening)
+    except (sqlite3.Error, OSError) as error:
+        return do_without(error)
 
 
 def _open(path: str, now: float) -> sqlite3.Connection:

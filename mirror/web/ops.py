@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from mirror.figures import Overview
+
+
+PROBES: Final = frozenset({"/healthz", "/readyz"})
+OPS_PATHS: Final = PROBES | {"/", "/metrics", "/api/v1/overview"}
 
 
 class WritableStore(Protocol):

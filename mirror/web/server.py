@@ -13,15 +13,18 @@ import structlog
 from aiohttp import EMPTY_PAYLOAD, web
 
 from mirror.engine.answers import Remembered
-from mirror.errors import MirrorError, Unsupported
+from mirror.errors import MirrorError, NameUnknown, Unsupported
 from mirror.http.cache_status import Outcome
 from mirror.oci.error_codes import ErrorCode, error_body
 from mirror.web import errors
 from mirror.web.exchange import CLIENT_LEFT, Exchange
 from mirror.web.headers import API_VERSION
+from mirror.web.ops import OPS_PATHS
 from mirror.web.routes import read_target
 
 if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
     from mirror.web.exchange import RequestObserver
     from mirror.web.hot import HotRequests
     from mirror.web.ops import OpsHandlers
@@ -41,12 +44,21 @@ _WRITING = "this is a pull-through mirror: it answers GET and HEAD only; push to
 class Handler:
     """Answers every request, and notes what became of it."""
 
-    def __init__(self, pull: PullHandlers, ops: OpsHandlers, hot: HotRequests, observer: RequestObserver) -> None:
-        """Join the parts."""
+    def __init__(
+        self,
+        pull: PullHandlers | None,
+        ops: OpsHandlers,
+        hot: HotRequests,
+        observer: RequestObserver,
+        *,
+        ops_paths: AbstractSet[str] = OPS_PATHS,
+    ) -> None:
+        """Join the parts; without ``pull`` there is no registry here, only what ``ops`` answers at ``ops_paths``."""
         self._pull = pull
         self._ops = ops
         self.hot = hot
         self._observer = observer
+        self._ops_paths = ops_paths
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; errors become the protocol's JSON."""
@@ -79,9 +91,11 @@ class Handler:
     async def _dispatch(self, request: web.BaseRequest, exchange: Exchange, target: Target) -> web.StreamResponse:
         if request.method not in _READING:
             raise Unsupported(_WRITING)
+        if target.path in self._ops_paths:
+            return await self._ops.answer(target.path)
+        if self._pull is None:
+            raise NameUnknown("this address is for who watches the mirror; images are pulled from another")
         match target.path:
-            case "/" | "/healthz" | "/readyz" | "/metrics" | "/api/v1/overview":
-                return await self._ops.answer(target.path)
             case "/v1/_ping":
                 return self._pull.ping_v1(exchange)
             case "/v1/search":

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import http.client
 import re
 from pathlib import Path
+
+import pytest
 
 from tests.functional.conftest import StartMirror
 from tests.support.habits import DockerHub, Ghcr
 from tests.support.images import docker_image
+from tests.support.mirrors import MirrorProcess
+from tests.support.ports import free_port
+from tests.support.process import RegistryProcess
 from tests.support.pulling import MirrorClient
 from tests.support.registry import RateLimit
 
@@ -58,3 +64,31 @@ async def test_nothing_on_it_comes_from_outside(client: MirrorClient) -> None:
     answer = await client.get("/")
     assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
     assert re.findall(r'(?:src|href)="(?!/)', answer.body.decode()) == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_with_an_address_of_their_own_page_and_metrics_are_nowhere_else(workers: int) -> None:
+    port = free_port()
+    address = f'[server]\nmetrics_listen = "127.0.0.1:{port}"\n'
+    registry = RegistryProcess()
+    with registry, MirrorProcess({"docker.io": registry.base_url}, workers=workers, extra=address) as mirror:
+        for _ in range(2 * workers):
+            for path in ("/", "/metrics", "/api/v1/overview"):
+                assert mirror.request(path).status == 404
+                assert request(port, path)[0] == 200
+            for path in ("/healthz", "/readyz"):
+                assert mirror.request(path).status == request(port, path)[0] == 200
+        assert mirror.request("/v2/").status == 200
+        status, body = request(port, "/v2/")
+        assert (status, "images are pulled from another" in body) == (404, True)
+        assert f"mirror_workers {float(workers)}" in request(port, "/metrics")[1]
+
+
+def request(port: int, path: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    finally:
+        connection.close()
