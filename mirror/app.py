@@ -50,6 +50,7 @@ from mirror.upstream.assembly import Shared, make_client
 from mirror.upstream.offline import OfflineUpstream
 from mirror.upstream.sessions import Sessions
 from mirror.web.control import ControlHandler, serving_control
+from mirror.web.entrance import Entrance
 from mirror.web.hot import HotRequests
 from mirror.web.ops import OPS_PATHS, PROBES, OpsHandlers
 from mirror.web.pull import PullHandlers
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from mirror.config import Config, ServerConfig, UpstreamConfig
     from mirror.ports import Clock, Upstream
     from mirror.upstream.addresses import AddressRule
+    from mirror.web.htpasswd import Htpasswd
     from mirror.web.tls import ServerTls
 
 log = structlog.get_logger(__name__)
@@ -93,12 +95,14 @@ async def running(
     metrics_sockets: Sequence[socket.socket] = (),
     control: socket.socket | None = None,
     tls: ServerTls | None = None,
+    htpasswd: Htpasswd | None = None,
     clock: Clock = time.time,
     is_public: AddressRule = is_public,
 ) -> AsyncIterator[CollectorRegistry]:
     """Serve on listening sockets while the block runs; then let running transfers end within the configured grace.
 
-    ``control`` is the listening control socket. With ``tls`` it is HTTPS on all but Unix sockets.
+    ``control`` is the listening control socket. With ``tls`` it is HTTPS on all but Unix sockets; with ``htpasswd``,
+    who comes in needs a password.
     """
     registry = CollectorRegistry()
     metrics = Metrics(registry, config.upstreams)
@@ -157,17 +161,24 @@ async def running(
         )
         stack.push_async_callback(reporter.end)
         _ = supervisor.start(reporter.run(), name="tell figures")
-        pull_handlers = PullHandlers(_router(config, upstreams), pull)
         observers = RequestObservers(metrics, tally)
-        hot = HotRequests(pull, observers)
+        entrance = Entrance.of(config, htpasswd, supervisor, clock)
         scrape = functools.partial(_scrape, registry, index, limit_bytes=config.cache.max_size_bytes)
         ops = OpsHandlers(eviction, scrape, reporter.overview)
-        handler = Handler(pull_handlers, ops, hot, observers, ops_paths=PROBES if metrics_sockets else OPS_PATHS)
+        hot = HotRequests(pull, observers, entrance.gate)
+        handler = Handler(
+            PullHandlers(_router(config, upstreams), pull),
+            ops,
+            entrance,
+            hot,
+            observers,
+            ops_paths=PROBES if metrics_sockets else OPS_PATHS,
+        )
         operations = of_server(ServerParts(config=config, index=index, store=store, overview=reporter.overview))
         await stack.enter_async_context(serving_control(control, ControlHandler(operations)))
         await _listen(handler, sockets, config.server, stack, supervisor, tls)
         if metrics_sockets:
-            watching = Handler(None, ops, HotRequests(pull, observers), observers)
+            watching = Handler(None, ops, entrance, hot, observers)
             await _listen(watching, metrics_sockets, config.server, stack, supervisor, None)
         if tls is not None:
             _ = supervisor.start(tls.follow(), name="follow certificate")

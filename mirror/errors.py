@@ -79,6 +79,19 @@ class Unsupported(MirrorError):
     """A method or an endpoint that a pull-through mirror does not have."""
 
 
+class Unauthorized(MirrorError):
+    """The client has shown no password for this mirror, or a wrong one."""
+
+
+class TooManyRequests(MirrorError):
+    """The client asks for more than its share."""
+
+    def __init__(self, message: str, *, retry_after_seconds: float) -> None:
+        """Keep when it may ask again."""
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
 class Denied(MirrorError):
     """The upstream, or the configuration, does not allow this repository."""
 

@@ -13,6 +13,8 @@ from mirror.credentials.sources import CredentialSources
 from mirror.telemetry import logs
 from mirror.upstream.inspection import Finding, Inspector
 from mirror.upstream.sessions import Sessions
+from mirror.web.htpasswd import Htpasswd
+from mirror.web.tls import ServerTls
 
 if TYPE_CHECKING:
     import argparse
@@ -35,10 +37,11 @@ def run(options: argparse.Namespace) -> int:
     """Print what was found; 1 if anything is at fault.
 
     Raises:
-        ConfigError: the configuration cannot be used.
+        ConfigError: the configuration, or the certificate or passwords that it names, cannot be used.
     """
     logs.silence()
     config = load_config(options)
+    _ = ServerTls.of(config.server), Htpasswd.of(config.access)
     findings = () if config.cache.offline else asyncio.run(_inspect_all(config))
     if options.json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))

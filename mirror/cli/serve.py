@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,13 +23,17 @@ from mirror.cli.sockets import Listening
 from mirror.concurrency.processes import WorkerProcesses
 from mirror.config import TcpAddress
 from mirror.telemetry import logs
+from mirror.web.htpasswd import Htpasswd
 from mirror.web.tls import ServerTls
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Callable, Coroutine, Iterator
+    from typing import Any
 
     from mirror.config import Config
+
+    Serve = Callable[[Listening, int], Coroutine[Any, Any, None]]
 
 log = structlog.get_logger(__name__)
 
@@ -51,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
-        ConfigError: the configuration, or the certificate that it names, cannot be used.
+        ConfigError: the configuration, or the certificate or passwords that it names, cannot be used.
         OSError: the port or the cache folder cannot.
     """
     overrides = {
@@ -61,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     }
     config = load_config(options, overrides)
     logs.configure(config.log)
-    tls = ServerTls.of(config.server)
+    serve = partial(_serve, config, tls=ServerTls.of(config.server), htpasswd=Htpasswd.of(config.access))
     count = config.server.worker_count
     opening = Listening(
         config.server.listen, count, metrics=config.server.metrics_listen, control=config.control_socket
@@ -74,12 +79,14 @@ def run(options: argparse.Namespace) -> int:
         _welcome(config, listening)
         log.info("server.started", version=__version__, workers=count, cache=str(config.cache.dir))
         if count == 1:
-            asyncio.run(_serve(config, listening, 0, tls))
+            asyncio.run(serve(listening, 0))
             return 0
-        return _run_workers(config, listening, count, tls)
+        return _run_workers(config, listening, count, serve)
 
 
-async def _serve(config: Config, listening: Listening, slot: int, tls: ServerTls | None) -> None:
+async def _serve(
+    config: Config, listening: Listening, slot: int, *, tls: ServerTls | None, htpasswd: Htpasswd | None
+) -> None:
     from mirror.app import running  # noqa: PLC0415 - see `run`
 
     stopped = asyncio.Event()
@@ -92,6 +99,7 @@ async def _serve(config: Config, listening: Listening, slot: int, tls: ServerTls
         metrics_sockets=listening.metrics_of_worker(slot),
         control=listening.control_of_worker(slot),
         tls=tls,
+        htpasswd=htpasswd,
     )
     async with serving:
         # what is there now stays: a full collection need not look at it, and one in a few requests would be full
@@ -102,12 +110,12 @@ async def _serve(config: Config, listening: Listening, slot: int, tls: ServerTls
     log.info("server.stopped")
 
 
-def _run_workers(config: Config, listening: Listening, count: int, tls: ServerTls | None) -> int:
+def _run_workers(config: Config, listening: Listening, count: int, serve: Serve) -> int:
     from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 - see `run`
 
     def work(slot: int) -> None:
         listening.forget_all_but(slot)
-        asyncio.run(_serve(config, listening, slot, tls))
+        asyncio.run(serve(listening, slot))
 
     return WorkerProcesses(
         count,

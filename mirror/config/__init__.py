@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mirror.config.load import load
 from mirror.config.settings import (
+    AccessConfig,
     CacheConfig,
     Config,
     ConfiguredCredential,
@@ -17,6 +18,7 @@ from mirror.config.settings import (
 from mirror.config.values import Address, Network, TcpAddress, UnixAddress
 
 __all__ = [
+    "AccessConfig",
     "Address",
     "CacheConfig",
     "Config",

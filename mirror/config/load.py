@@ -11,6 +11,7 @@ from mirror.config import schema, secrets, sources, values
 from mirror.config.settings import (
     DOCKER_HUB,
     SECTIONS,
+    AccessConfig,
     CacheConfig,
     Config,
     ConfiguredCredential,
@@ -42,11 +43,13 @@ def load(*, path: Path | None, environ: Mapping[str, str], overrides: Mapping[st
     _settle(settled, sources.environment(environ, _upstream_names(settled)))
     _settle(settled, sources.flags(overrides))
     _check_tls(settled)
+    _check_access(settled)
     cache = CacheConfig(**_section(settled, "cache"))
     return Config(
         server=ServerConfig(**_section(settled, "server")),
         log=LogConfig(**_section(settled, "log")),
         cache=cache,
+        access=AccessConfig(**_section(settled, "access")),
         upstreams=_upstreams(settled, environ, cache),
         docker_config=_docker_config(environ),
     )
@@ -100,6 +103,12 @@ def _check_tls(settled: _Settled) -> None:
         for needed in keys[:2]:
             if needed not in given:
                 raise setting.fault(f"needs server.{needed} too")
+
+
+def _check_access(settled: _Settled) -> None:
+    htpasswd, networks = settled.get(("access", "htpasswd")), settled.get(("access", "anonymous_networks"))
+    if networks is not None and networks.value and (htpasswd is None or htpasswd.value is None):
+        raise networks.fault("needs access.htpasswd too: without it, nobody needs a password")
 
 
 def _upstream_names(settled: _Settled) -> list[str]:

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 from mirror.config import values
 from mirror.config.values import Address, Kind, Network
+from mirror.http.networks import ClientNetwork
 from mirror.oci.patterns import RepositoryPattern, Rules
 
 T = TypeVar("T")
@@ -127,6 +128,15 @@ class CacheConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AccessConfig:
+    """Who may use this mirror."""
+
+    htpasswd: Path | None = setting(values.optional(values.PATH), "")
+    anonymous_networks: tuple[ClientNetwork, ...] = setting(values.list_of(values.CLIENT_NETWORK), [])
+    trusted_proxies: tuple[ClientNetwork, ...] = setting(values.list_of(values.CLIENT_NETWORK), [])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConfiguredCredential:
     """What an upstream knows us by, as its table says; ``repr`` leaves the password out.
 
@@ -184,6 +194,7 @@ class Config:
     server: ServerConfig
     log: LogConfig
     cache: CacheConfig
+    access: AccessConfig
     upstreams: Mapping[str, UpstreamConfig]
     docker_config: Path | None = None
     """Docker's configuration file, there or not; None where nothing says where it would be."""
@@ -204,7 +215,12 @@ class Config:
         return next(upstream for upstream in self.upstreams.values() if upstream.default)
 
 
-SECTIONS: Final = {"server": declared(ServerConfig), "log": declared(LogConfig), "cache": declared(CacheConfig)}
+SECTIONS: Final = {
+    "server": declared(ServerConfig),
+    "log": declared(LogConfig),
+    "cache": declared(CacheConfig),
+    "access": declared(AccessConfig),
+}
 UPSTREAM: Final = declared(UpstreamConfig) | declared(UpstreamKeys)
 
 DOCKER_HUB: Final = "docker.io"

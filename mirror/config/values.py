@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 from urllib.parse import urlsplit
 
 from mirror.errors import InvalidRequest, quote
+from mirror.http.networks import ClientNetwork
 from mirror.oci.patterns import RepositoryPattern
 
 T = TypeVar("T")
@@ -254,6 +255,14 @@ def _is_ipv6(text: str) -> bool:
     return True
 
 
+def _client_network(value: object) -> ClientNetwork:
+    try:
+        return ClientNetwork.parse(value if isinstance(value, str) else "")
+    except ValueError as error:
+        hint = ", whose last bits are 0" if "host bits" in str(error) else ""
+        raise Unfit(f'a network such as 10.0.0.0/8 or fd00::/8{hint}, an address, or "unix:"', value) from None
+
+
 def _endpoint(value: object) -> str:
     text = value if isinstance(value, str) else ""
     hides_nothing = not {"@", "?"} & set(text)  # else a password or a token may be in it
@@ -300,4 +309,5 @@ HOST_AND_PORT = Kind(_host_and_port)
 NETWORK: Kind[Network] = Kind(_network)
 UPSTREAM_NAME = Kind(_upstream_name)
 ADDRESS = Kind(_address)
+CLIENT_NETWORK = Kind(_client_network)
 ENDPOINT = Kind(_endpoint)

@@ -21,6 +21,8 @@ _TABLE: tuple[tuple[type[errors.MirrorError], int, ErrorCode], ...] = (
     (errors.InvalidRequest, 400, ErrorCode.UNSUPPORTED),
     (errors.RangeUnsatisfiable, 416, ErrorCode.SIZE_INVALID),
     (errors.Unsupported, 405, ErrorCode.UNSUPPORTED),
+    (errors.Unauthorized, 401, ErrorCode.UNAUTHORIZED),
+    (errors.TooManyRequests, 429, ErrorCode.TOOMANYREQUESTS),
     (errors.Denied, 403, ErrorCode.DENIED),
     (errors.ManifestUnknown, 404, ErrorCode.MANIFEST_UNKNOWN),
     (errors.BlobUnknown, 404, ErrorCode.BLOB_UNKNOWN),
@@ -32,6 +34,9 @@ _TABLE: tuple[tuple[type[errors.MirrorError], int, ErrorCode], ...] = (
     (errors.StorageError, 503, ErrorCode.UNAVAILABLE),
     (errors.MirrorError, 500, ErrorCode.UNAVAILABLE),
 )
+
+_ALLOW: Mapping[str, str] = {"Allow": "GET, HEAD"}
+_CHALLENGE: Mapping[str, str] = {"WWW-Authenticate": 'Basic realm="mirror"'}
 
 
 def describe(error: errors.MirrorError) -> tuple[int, ErrorCode]:
@@ -47,9 +52,9 @@ def headers(error: errors.MirrorError) -> Mapping[str, str]:
         return {"Cache-Status": cache_status(Outcome.NEGATIVE, ttl_seconds=error.ttl_seconds)}
     if isinstance(error, errors.RangeUnsatisfiable):
         return {"Content-Range": f"bytes */{error.size_bytes}"}
-    if isinstance(error, errors.Unsupported):
-        return {"Allow": "GET, HEAD"}
-    if isinstance(error, errors.RateLimited) and error.retry_after_seconds is not None:
+    if isinstance(error, errors.Unsupported | errors.Unauthorized):
+        return _ALLOW if isinstance(error, errors.Unsupported) else _CHALLENGE
+    if isinstance(error, errors.TooManyRequests | errors.RateLimited) and error.retry_after_seconds is not None:
         return {"Retry-After": str(math.ceil(error.retry_after_seconds))}
     return {"Cache-Status": cache_status(Outcome.MISS, forward_status=describe(error)[0])} if _is_answer(error) else {}
 

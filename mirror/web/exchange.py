@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mirror.http.cache_status import Outcome
+    from mirror.web.gate import Pass
     from mirror.web.routes import Route
 
 log = structlog.get_logger(__name__)
@@ -61,6 +62,7 @@ class Exchange:
     client: str | None
     request_id: str = field(default_factory=new_request_id)
     started: float = field(default_factory=time.perf_counter)
+    admission: Pass | None = None
     route: Route | None = None
     kind: Kind = Kind.OTHER
     upstream: str | None = None
@@ -125,6 +127,7 @@ class Exchange:
     def what_was_answered(self) -> dict[str, str | int | None]:
         """Return the facts that the same request has again when it is answered in the same way."""
         return {
+            "user": None if self.admission is None else self.admission.user,
             "upstream": self.upstream,
             "repository": self.repository,
             "reference": self.reference,
@@ -142,7 +145,8 @@ class RepeatedExchange:
         """Take one of them, with everything noted that they have in common."""
         self._like = like
         self._observer = observer
-        self._facts = {"method": like.method, **like.what_was_answered()}
+        facts = {"method": like.method, **like.what_was_answered()}
+        self._facts = {name: value for name, value in facts.items() if value is not None}
         self._members = render_members(self._facts)
         self._waiting: list[tuple[str, str, float]] = []
 

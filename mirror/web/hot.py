@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mirror.oci.reference import Reference, Repository
     from mirror.ports import Upstream
     from mirror.web.exchange import RequestObserver
+    from mirror.web.gate import Gate, Pass
     from mirror.web.routes import Route
 
 _MOST_REQUESTS = 2048
@@ -63,16 +64,18 @@ class _KnownRequest:
     upstream: Upstream
     repository: Repository
     reference: Reference
+    admission: Pass | None
     ready: _ReadyAnswer | None = None
 
 
 class HotRequests:
     """Recognises requests by their bytes, and answers those whose manifest is in memory."""
 
-    def __init__(self, pull: PullThrough, observer: RequestObserver) -> None:
+    def __init__(self, pull: PullThrough, observer: RequestObserver, gate: Gate | None) -> None:
         """Join the parts."""
         self._pull = pull
         self._observer = observer
+        self._gate = gate
         self._known: dict[bytes, _KnownRequest] = {}
 
     def __len__(self) -> int:
@@ -96,20 +99,23 @@ class HotRequests:
             return
         while len(self._known) >= _MOST_REQUESTS:
             del self._known[next(iter(self._known))]
-        self._known[head] = _KnownRequest(
+        self._known[self._key(head)] = _KnownRequest(
             is_head=request.method == "HEAD",
             route=route,
             upstream=route.upstream,
             repository=route.repository,
             reference=route.request.reference,
+            admission=exchange.admission,
         )
 
     def answer(self, head: bytes, *, client: str, write: Callable[[bytes], object]) -> bool:
         """Write the answer and account for it; False, and nothing has happened, where this request is not for here."""
-        known = self._known.get(head)
+        known = self._known.get(head if self._gate is None else self._key(head))
         if known is None:
             return False
         started = time.perf_counter()
+        if self._gate is not None and not self._gate.still_admits(known.admission, client):
+            return False
         found = self._pull.peek_manifest(known.upstream, known.repository, known.reference)
         if found is None:
             return False
@@ -131,6 +137,10 @@ class HotRequests:
             asyncio.get_running_loop().call_soon(ready.exchange.finish)
         return True
 
+    def _key(self, head: bytes) -> bytes:
+        """Return what a request is known by: its bytes, or where these may hold a password, their digest."""
+        return head if self._gate is None or len(head) > _LONGEST_HEAD_BYTES else self._gate.digest(head)
+
     def _make_ready(
         self, known: _KnownRequest, manifest: LoadedManifest, ttl_seconds: int | None, date: str
     ) -> _ReadyAnswer:
@@ -140,6 +150,7 @@ class HotRequests:
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         before_id, _, after_id = f"HTTP/1.1 200 OK\r\n{lines}\r\n".encode("ascii").partition(_ID_PLACE.encode())
         exchange = Exchange("HEAD" if known.is_head else "GET", client=None, outcome=Outcome.HIT, status=200)
+        exchange.admission = known.admission
         exchange.set_route(known.route)
         exchange.bytes_sent = 0 if known.is_head else len(manifest.body)
         return _ReadyAnswer(

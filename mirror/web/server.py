@@ -25,6 +25,8 @@ from mirror.web.routes import read_target
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
+    from mirror.web.clients import Client
+    from mirror.web.entrance import Entrance
     from mirror.web.exchange import RequestObserver
     from mirror.web.hot import HotRequests
     from mirror.web.ops import OpsHandlers
@@ -48,6 +50,7 @@ class Handler:
         self,
         pull: PullHandlers | None,
         ops: OpsHandlers,
+        entrance: Entrance,
         hot: HotRequests,
         observer: RequestObserver,
         *,
@@ -59,12 +62,14 @@ class Handler:
         self.hot = hot
         self._observer = observer
         self._ops_paths = ops_paths
+        self.entrance = entrance
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; errors become the protocol's JSON."""
-        exchange = Exchange(request.method, request.remote)
+        client = self.entrance.clients.of(request)
+        exchange = Exchange(request.method, client.address)
         try:
-            response = await self._answer(request, exchange)
+            response = await self._answer(request, exchange, client)
         except (ConnectionError, asyncio.CancelledError):
             exchange.error = exchange.error or CLIENT_LEFT
             exchange.status = exchange.status or _CLIENT_LEFT
@@ -77,8 +82,11 @@ class Handler:
             self.hot.learn(request.protocol.only_request, request, exchange)
         return response
 
-    async def _answer(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
+    async def _answer(self, request: web.BaseRequest, exchange: Exchange, client: Client) -> web.StreamResponse:
         try:
+            if self.entrance.gate is not None:
+                authorization = request.headers.get("Authorization")
+                exchange.admission = await self.entrance.gate.admit(request.raw_path, authorization, client)
             return await self._dispatch(request, exchange, read_target(request.raw_path))
         except MirrorError as error:
             return _error_response(exchange, error)
@@ -122,22 +130,23 @@ class Connection(web.RequestHandler):
     whole request without a body.
     """
 
-    __slots__ = ("_client", "_hot", "_is_between_requests", "_waiting_since", "only_request")
+    __slots__ = ("_client", "_entrance", "_hot", "_is_between_requests", "_waiting_since", "only_request")
 
-    def __init__(self, hot: HotRequests, server: web.Server, **settings: Any) -> None:  # noqa: ANN401 - aiohttp's
-        """Take what answers hot requests, and aiohttp's settings."""
+    def __init__(self, hot: HotRequests, entrance: Entrance, server: web.Server, **settings: Any) -> None:  # noqa: ANN401 - aiohttp's
+        """Take what answers hot requests, what is met first, and aiohttp's settings."""
         super().__init__(server, **settings)
         self._hot = hot
-        self._client: str | None = None
+        self._entrance = entrance
+        self._client: str | None = None  # also where each request may have another
         self._is_between_requests = True
         self._waiting_since: float | None = self._loop.time()
         self.only_request: bytes | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember who it is."""
+        """Remember who it is, unless it is a proxy, whose requests are others'."""
         super().connection_made(transport)
-        peer = self.peername
-        self._client = peer[0] if isinstance(peer, tuple) else peer
+        peer = self._entrance.clients.peer(self.peername[0] if isinstance(self.peername, tuple) else self.peername)
+        self._client = None if self._entrance.clients.is_proxy(peer) else peer
 
     def data_received(self, data: bytes) -> None:
         """Answer a hot request at once, while nothing else is under way; let aiohttp have everything else."""
@@ -155,7 +164,7 @@ class Connection(web.RequestHandler):
         before = self._request_count
         super().data_received(data)
         self._is_between_requests = self._is_between_requests and self._was_one_request(data, before)
-        self.only_request = data if self._is_between_requests else None
+        self.only_request = data if self._is_between_requests and client is not None else None
         self._note_waiting(data)
 
     def _note_waiting(self, data: bytes) -> None:
@@ -198,7 +207,12 @@ class Connection(web.RequestHandler):
         """Answer what the parser refused, and close."""
         if isinstance(exc, ConnectionError) or request.writer.output_size > 0:
             raise ConnectionResetError("the answer was cut short")
-        log.info("request.refused", client=request.remote, status=status, error=type(exc).__name__)
+        log.info(
+            "request.refused",
+            client=self._entrance.clients.of(request).address,
+            status=status,
+            error=type(exc).__name__,
+        )
         response = web.Response(
             status=status,
             body=error_body(ErrorCode.UNSUPPORTED, "this is not a request that a registry understands"),
@@ -215,6 +229,7 @@ class HttpServer(web.Server):
     def __init__(self, handler: Handler) -> None:
         """Take the handler of all requests."""
         self._hot = handler.hot
+        self._entrance = handler.entrance
         limits: dict[str, Any] = {"max_line_size": _LINE_LIMIT_BYTES, "max_field_size": _LINE_LIMIT_BYTES}
         super().__init__(handler, handler_cancellation=True, access_log=None, **limits)
 
@@ -228,4 +243,4 @@ class HttpServer(web.Server):
 
     def __call__(self) -> web.RequestHandler:
         """Make the protocol of one connection."""
-        return Connection(self._hot, self, loop=asyncio.get_running_loop(), **self._kwargs)
+        return Connection(self._hot, self._entrance, self, loop=asyncio.get_running_loop(), **self._kwargs)

@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry
 from mirror.app import prepare_store, running
 from mirror.config import Config, load
 from mirror.upstream.addresses import is_public
+from mirror.web.htpasswd import Htpasswd
 from tests.support.clock import MovableClock
 from tests.support.ports import end_process, free_port, start_process, wait_for_group, wait_for_port
 
@@ -71,7 +72,8 @@ async def running_mirror(
     rule = is_public if public is None else lambda address: is_public(address) or address == public
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
-        async with running(config, [listening], clock=clock.now, is_public=rule) as metrics:
+        htpasswd = await asyncio.to_thread(Htpasswd.of, config.access)
+        async with running(config, [listening], htpasswd=htpasswd, clock=clock.now, is_public=rule) as metrics:
             yield RunningMirror(
                 base_url=f"http://127.0.0.1:{port}", port=port, metrics=metrics, clock=clock, folder=folder
             )
