@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -66,6 +67,7 @@ def run(options: argparse.Namespace) -> int:
     }
     config = load_config(options, overrides)
     logs.configure(config.log)
+    _allow_open_files()
     serve = partial(_serve, config, tls=ServerTls.of(config.server), htpasswd=Htpasswd.of(config.access))
     count = config.server.worker_count
     opening = Listening(
@@ -124,6 +126,12 @@ def _run_workers(config: Config, listening: Listening, count: int, serve: Serve)
         stopping=listening.close,
         died=mark_process_dead,
     ).run()
+
+
+def _allow_open_files() -> None:
+    """Have as many connections as the system allows: what it gives unasked, 1024 at most places, is for `select`."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @contextlib.contextmanager

@@ -88,6 +88,7 @@ class ServerConfig:
     tls_certificate: Path | None = setting(values.optional(values.PATH), "")
     tls_key: Path | None = setting(values.optional(values.PATH), "")
     tls_client_ca: Path | None = setting(values.optional(values.PATH), "")
+    max_connections_per_address: int = setting(values.integer(minimum=1), 512)
     header_timeout_seconds: float = setting(values.duration(positive=True), "10s")
     send_timeout_seconds: float = setting(values.duration(positive=True), "5m")
     shutdown_grace_seconds: float = setting(values.duration(), "30s")

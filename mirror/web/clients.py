@@ -22,9 +22,10 @@ _MOST_PEERS: Final = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Client:
-    """Whose request it is, and whether somebody on its way could read along."""
+    """Whose request it is, whether a trusted proxy says so, and whether somebody on its way could read along."""
 
     address: str
+    is_forwarded: bool
     is_overheard: bool
 
 
@@ -40,10 +41,13 @@ class Clients:
         """Return who sends a request."""
         peer = self.peer(request.remote)
         if not self.is_proxy(peer):
-            return Client(address=peer, is_overheard=not (request.secure or _is_this_machine(peer)))
+            return Client(address=peer, is_forwarded=False, is_overheard=not (request.secure or _is_this_machine(peer)))
         address = forwarded_address(peer, request.headers.getall("X-Forwarded-For", ()), is_trusted=self.is_proxy)
         is_secure = request.headers.get("X-Forwarded-Proto", request.scheme).strip().lower() == "https"
-        return Client(address=address, is_overheard=not (is_secure or _is_this_machine(address)))
+        is_forwarded = not self.is_proxy(address)
+        return Client(
+            address=address, is_forwarded=is_forwarded, is_overheard=not (is_secure or _is_this_machine(address))
+        )
 
 
 def _peer(remote: str | None) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from mirror.web.clients import Clients
 from mirror.web.gate import Gate
+from mirror.web.in_flight import InFlight
 
 if TYPE_CHECKING:
     from mirror.concurrency.supervisor import Supervisor
@@ -20,9 +21,14 @@ class Entrance:
     """One for all addresses that a worker listens on; without a gate, everybody may come in."""
 
     clients: Clients
+    in_flight: InFlight
     gate: Gate | None
 
     @classmethod
     def of(cls, config: Config, htpasswd: Htpasswd | None, supervisor: Supervisor, clock: Clock) -> Self:
         """Return what the configuration asks for."""
-        return cls(clients=Clients(config.access.trusted_proxies), gate=Gate.of(config, htpasswd, supervisor, clock))
+        return cls(
+            clients=Clients(config.access.trusted_proxies),
+            in_flight=InFlight(config.server.max_connections_per_address),
+            gate=Gate.of(config, htpasswd, supervisor, clock),
+        )

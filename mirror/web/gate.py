@@ -1,4 +1,4 @@
-"""Who may come in, where there are passwords: who has one, who is in a network that needs none, and health checks."""
+"""Who may come in, where there are passwords: who has one, and who is in a network that needs none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from mirror.concurrency.single_flight import SingleFlight
 from mirror.errors import Unauthorized
 from mirror.http.networks import any_of
 from mirror.web.attempts import Attempts
-from mirror.web.ops import PROBES
 from mirror.web.passwords import Passwords
 
 if TYPE_CHECKING:
@@ -57,14 +56,14 @@ class Gate:
         passwords = Passwords(htpasswd, flights, Attempts(clock), clock, slots)
         return cls(passwords, config.access.anonymous_networks)
 
-    async def admit(self, raw_target: str, authorization: str | None, client: Client) -> Pass:
+    async def admit(self, authorization: str | None, client: Client) -> Pass:
         """Return what lets a request in. From a network that needs no password, one that is sent is not looked at.
 
         Raises:
             Unauthorized: a password is missing or wrong.
             TooManyRequests: too many were wrong.
         """
-        if self._is_anonymous(client.address) or raw_target.partition("?")[0] in PROBES:
+        if self._is_anonymous(client.address):
             return Pass()
         if authorization is None:
             raise Unauthorized("this mirror wants a user name and a password: log in to it")

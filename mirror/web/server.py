@@ -7,6 +7,7 @@ which its router cannot do, and a hit pays for no middleware.
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import structlog
@@ -15,15 +16,17 @@ from aiohttp import EMPTY_PAYLOAD, web
 from mirror.engine.answers import Remembered
 from mirror.errors import MirrorError, NameUnknown, Unsupported
 from mirror.http.cache_status import Outcome
+from mirror.http.networks import UNIX
 from mirror.oci.error_codes import ErrorCode, error_body
 from mirror.web import errors
 from mirror.web.exchange import CLIENT_LEFT, Exchange
 from mirror.web.headers import API_VERSION
-from mirror.web.ops import OPS_PATHS
+from mirror.web.ops import OPS_PATHS, PROBES
 from mirror.web.routes import read_target
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
+    from contextlib import AbstractContextManager
 
     from mirror.web.clients import Client
     from mirror.web.entrance import Entrance
@@ -40,6 +43,7 @@ _CLIENT_LEFT = 499  # nginx's, in the log and the metrics: nothing was sent
 _LINE_LIMIT_BYTES = 8190
 _HEAD_END = b"\r\n\r\n"
 _LOOKED_AFTER_SECONDS = 1.0
+_TOO_MANY_SECONDS = 1.0  # for the request of a connection too many, which is only going to be refused
 _WRITING = "this is a pull-through mirror: it answers GET and HEAD only; push to the registry itself"
 
 
@@ -80,14 +84,20 @@ class Handler:
         exchange.finish(self._observer)
         if isinstance(request.protocol, Connection):
             self.hot.learn(request.protocol.only_request, request, exchange)
+            if request.protocol.is_too_many:
+                response.force_close()
         return response
 
     async def _answer(self, request: web.BaseRequest, exchange: Exchange, client: Client) -> web.StreamResponse:
         try:
-            if self.entrance.gate is not None:
-                authorization = request.headers.get("Authorization")
-                exchange.admission = await self.entrance.gate.admit(request.raw_path, authorization, client)
-            return await self._dispatch(request, exchange, read_target(request.raw_path))
+            if (
+                request.raw_path.partition("?")[0] in PROBES
+            ):  # who looks after us is answered, whatever else is going on
+                return await self._dispatch(request, exchange, read_target(request.raw_path))
+            with self._share(request, client):
+                if self.entrance.gate is not None:
+                    exchange.admission = await self.entrance.gate.admit(request.headers.get("Authorization"), client)
+                return await self._dispatch(request, exchange, read_target(request.raw_path))
         except MirrorError as error:
             return _error_response(exchange, error)
         except (ConnectionError, asyncio.CancelledError):
@@ -95,6 +105,18 @@ class Handler:
         except Exception as error:
             log.exception("request.failed", request_id=exchange.request_id)
             return _error_response(exchange, MirrorError("the mirror failed; its log says why"), error)
+
+    def _share(self, request: web.BaseRequest, client: Client) -> AbstractContextManager[None]:
+        """Return what a request is answered within, so that no address has more than its share.
+
+        Raises:
+            TooManyRequests: it has, here or when the block is entered.
+        """
+        if client.is_forwarded:
+            return self.entrance.in_flight.request(client.address)
+        if isinstance(request.protocol, Connection):
+            request.protocol.check_share()
+        return nullcontext()
 
     async def _dispatch(self, request: web.BaseRequest, exchange: Exchange, target: Target) -> web.StreamResponse:
         if request.method not in _READING:
@@ -127,10 +149,19 @@ class Connection(web.RequestHandler):
     """aiohttp's connection, before which hot requests are answered; its own errors are in JSON like all others.
 
     ``only_request`` is all that was received since the connection was last between two requests, where that was one
-    whole request without a body.
+    whole request without a body. ``is_too_many`` is whether its address had enough connections when it came.
     """
 
-    __slots__ = ("_client", "_entrance", "_hot", "_is_between_requests", "_waiting_since", "only_request")
+    __slots__ = (
+        "_client",
+        "_entrance",
+        "_hot",
+        "_is_between_requests",
+        "_is_counted",
+        "_waiting_since",
+        "is_too_many",
+        "only_request",
+    )
 
     def __init__(self, hot: HotRequests, entrance: Entrance, server: web.Server, **settings: Any) -> None:  # noqa: ANN401 - aiohttp's
         """Take what answers hot requests, what is met first, and aiohttp's settings."""
@@ -140,6 +171,8 @@ class Connection(web.RequestHandler):
         self._client: str | None = None  # also where each request may have another
         self._is_between_requests = True
         self._waiting_since: float | None = self._loop.time()
+        self._is_counted = False
+        self.is_too_many = False
         self.only_request: bytes | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -147,6 +180,28 @@ class Connection(web.RequestHandler):
         super().connection_made(transport)
         peer = self._entrance.clients.peer(self.peername[0] if isinstance(self.peername, tuple) else self.peername)
         self._client = None if self._entrance.clients.is_proxy(peer) else peer
+        if self._client is not None and self._client != UNIX:
+            self._entrance.in_flight.enter(self._client)
+            self._is_counted = True
+            self.is_too_many = self._entrance.in_flight.exceeds(self._client)
+            self._is_between_requests = not self.is_too_many  # so that what it asks for goes the whole way
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Count it no longer."""
+        super().connection_lost(exc)
+        if self._client is not None and self._is_counted:
+            self._is_counted = False
+            self._entrance.in_flight.leave(self._client)
+
+    def check_share(self) -> None:
+        """Refuse what comes on a connection that was one too many, while its address still has too many.
+
+        Raises:
+            TooManyRequests: it has.
+        """
+        if self.is_too_many and self._client is not None:
+            self._entrance.in_flight.check(self._client)
+            self.is_too_many = False
 
     def data_received(self, data: bytes) -> None:
         """Answer a hot request at once, while nothing else is under way; let aiohttp have everything else."""
@@ -181,6 +236,7 @@ class Connection(web.RequestHandler):
         """Close when the rest of a head, or the first one, has been waited for longer than that."""
         if self._waiting_since is not None and self._waiter is not None and not self._waiter.done():
             waited_seconds = self._loop.time() - self._waiting_since
+            limit_seconds = min(limit_seconds, _TOO_MANY_SECONDS) if self.is_too_many else limit_seconds
             if waited_seconds > limit_seconds:
                 log.debug("connection.late", client=self._client, waited_seconds=round(waited_seconds, 1))
                 self.force_close()

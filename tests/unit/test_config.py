@@ -364,6 +364,24 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(configure: Load, t
             '[upstreams."ghcr.io"]\nredirect_networks = ["1.0.0.0/4"]\n',
             "upstreams.\"ghcr.io\".redirect_networks must be a network such as 10.0.0.0/8 or fd00::/8, not '1.0.0.0/4'",
         ),
+        (
+            '[access]\ntrusted_proxies = ["10.0.0.1/8"]\n',
+            (
+                "access.trusted_proxies must be a network such as 10.0.0.0/8 or fd00::/8, whose last bits are 0,"
+                " an address, or \"unix:\", not '10.0.0.1/8'"
+            ),
+        ),
+        (
+            '[access]\nhtpasswd = "a"\nanonymous_networks = ["office"]\n',
+            (
+                'access.anonymous_networks must be a network such as 10.0.0.0/8 or fd00::/8, an address, or "unix:",'
+                " not 'office'"
+            ),
+        ),
+        (
+            '[access]\nanonymous_networks = ["10.0.0.0/8"]\n',
+            "access.anonymous_networks needs access.htpasswd too: without it, nobody needs a password",
+        ),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_key_and_the_reason(configure: Load, text: str, message: str) -> None:
