@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import http.client
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -18,6 +20,7 @@ from mirror.web.server import Handler
 from tests.functional.conftest import StartMirror
 from tests.support.images import docker_image
 from tests.support.mirrors import MirrorProcess
+from tests.support.passwords import PASSWORD, USER, basic, write_htpasswd
 from tests.support.process import RegistryProcess
 from tests.support.pulling import MirrorClient
 from tests.support.registry import TestRegistry
@@ -74,8 +77,8 @@ def handled(monkeypatch: pytest.MonkeyPatch) -> Handled:
 
 
 @asynccontextmanager
-async def connected(client: MirrorClient) -> AsyncIterator[Raw]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", client.mirror.port)
+async def connected(client: MirrorClient, source: str = "127.0.0.1") -> AsyncIterator[Raw]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.mirror.port, local_addr=(source, 0))
     try:
         yield Raw(reader, writer)
     finally:
@@ -308,3 +311,72 @@ def test_its_line_of_json_is_like_any_other() -> None:
     }
     assert {type(fourth[name]) for name in varying} == {str, float}
     assert second.keys() == fourth.keys()
+
+
+# --- where clients need a password
+
+
+@pytest.fixture
+async def guarded(registry: TestRegistry, start_mirror: StartMirror, tmp_path: Path) -> MirrorClient:
+    path = write_htpasswd(tmp_path / "htpasswd", {USER: PASSWORD})
+    flags = {"access.htpasswd": str(path), "access.anonymous_networks": ["127.0.0.2"]}
+    return await start_mirror(registry.base_url, overrides=flags)
+
+
+def with_password(path: str, password: str = PASSWORD) -> bytes:
+    return request(path, "GET", f"Authorization: {basic(USER, password)['Authorization']}")
+
+
+async def test_a_known_request_with_a_password_is_answered_at_once_for_a_minute(
+    guarded: MirrorClient, handled: Handled
+) -> None:
+    asked = with_password(DIGEST)
+    async with connected(guarded) as raw:
+        await warmed(raw, with_password(TAG), asked)
+        handled.paths.clear()
+        with capture_logs() as events:
+            assert (await raw.ask(asked))[2] == IMAGE.manifest
+            await guarded.get("/healthz")  # the loop has turned
+        assert handled.paths == ["/healthz"]
+        assert next(event["user"] for event in events if event["kind"] == "manifest") == USER
+        guarded.mirror.clock.advance(61)
+        handled.paths.clear()
+        for _ in range(2):
+            assert (await raw.ask(asked))[2] == IMAGE.manifest
+    assert handled.paths == [DIGEST]
+
+
+async def test_a_known_request_without_its_password_is_none(guarded: MirrorClient) -> None:
+    async with connected(guarded) as raw:
+        await warmed(raw, with_password(TAG), with_password(DIGEST), with_password(DIGEST))
+        for other in (request(DIGEST), with_password(DIGEST, "another")):
+            for _ in range(2):
+                assert (await raw.ask(other))[0].startswith(b"HTTP/1.1 401 ")
+
+
+async def test_a_request_that_needed_no_password_needs_one_from_elsewhere(guarded: MirrorClient) -> None:
+    async with connected(guarded, "127.0.0.2") as within, connected(guarded) as outside:
+        for asked in (request(DIGEST), with_password(DIGEST, "another")):
+            for _ in range(3):
+                assert (await within.ask(asked))[2] == IMAGE.manifest
+                assert (await outside.ask(asked))[0].startswith(b"HTTP/1.1 401 ")
+
+
+async def test_a_password_that_no_longer_counts_opens_no_known_request(guarded: MirrorClient, tmp_path: Path) -> None:
+    asked = with_password(DIGEST)
+    async with connected(guarded) as raw:
+        await warmed(raw, with_password(TAG), asked, asked)
+        write_htpasswd(tmp_path / "htpasswd", {USER: "changed"})
+        async with asyncio.timeout(20):
+            while (await raw.ask(asked))[0].startswith(b"HTTP/1.1 200 "):  # noqa: ASYNC110 - it is the answer that tells
+                await asyncio.sleep(0.01)
+        assert (await raw.ask(asked))[0].startswith(b"HTTP/1.1 401 ")
+        assert (await raw.ask(with_password(DIGEST, "changed")))[2] == IMAGE.manifest
+
+
+async def test_no_password_is_kept_with_what_is_known(guarded: MirrorClient) -> None:
+    async with connected(guarded) as raw:
+        await warmed(raw, with_password(TAG), with_password(DIGEST))
+    kept = [value for value in gc.get_objects() if isinstance(value, hot.HotRequests) and len(value)]
+    assert kept
+    assert b"Authorization" not in b"".join(key for one in kept for key in one._known)  # noqa: SLF001 - what it keeps

@@ -22,6 +22,7 @@ from mirror.cli.authority import Authority, Made
 from tests.support.faults import Fault, Slow
 from tests.support.images import blob, oci_image
 from tests.support.mirrors import MirrorProcess
+from tests.support.passwords import PASSWORD, USER, basic, write_htpasswd
 from tests.support.process import RegistryProcess
 
 NAME = "library/app"
@@ -170,6 +171,31 @@ def test_who_has_to_show_a_certificate_is_not_answered_without_one(registry: Reg
         key, certificate = signed_for_a_client(clients)
         ours.load_cert_chain(certificate, key)
         assert get(mirror, ours, "/v2/").body == b"{}"
+
+
+def test_a_certificate_and_a_password_are_wanted_both(registry: RegistryProcess, made: Made, tmp_path: Path) -> None:
+    clients = make(made.certificate.parent / "clients")
+    passwords = write_htpasswd(tmp_path / "htpasswd", {USER: PASSWORD})
+    settings = tls_settings(made, f'tls_client_ca = "{clients.authority}"\n[access]\nhtpasswd = "{passwords}"\n')
+    with MirrorProcess({"docker.io": registry.base_url}, extra=settings) as mirror:
+        without, ours = client_context(made), client_context(made)
+        key, certificate = signed_for_a_client(clients)
+        ours.load_cert_chain(certificate, key)
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            status(mirror, without, basic(USER, PASSWORD))
+        assert status(mirror, ours, {}) == 401
+        assert status(mirror, ours, basic(USER, "wrong")) == 401
+        assert status(mirror, ours, basic(USER, PASSWORD)) == 200
+        assert not events(mirror, "access.password_unencrypted")
+
+
+def status(mirror: MirrorProcess, context: ssl.SSLContext, headers: dict[str, str]) -> int:
+    connection = http.client.HTTPSConnection("127.0.0.1", mirror.port, context=context, timeout=30)
+    try:
+        connection.request("GET", "/v2/", headers=headers)
+        return connection.getresponse().status
+    finally:
+        connection.close()
 
 
 def signed_for_a_client(authority: Made) -> tuple[Path, Path]:
