@@ -174,7 +174,11 @@ async def running(
             observers,
             ops_paths=PROBES if metrics_sockets else OPS_PATHS,
         )
-        operations = of_server(ServerParts(config=config, index=index, store=store, overview=reporter.overview))
+        operations = of_server(
+            ServerParts(
+                config=config, index=index, store=store, overview=reporter.overview, pull=pull, upstreams=upstreams
+            )
+        )
         await stack.enter_async_context(serving_control(control, ControlHandler(operations)))
         await _listen(handler, sockets, config.server, stack, supervisor, tls)
         if metrics_sockets:

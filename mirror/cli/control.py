@@ -67,6 +67,17 @@ class Control:
             raise ControlFailed(f"no mirror runs on the cache folder {self._config.cache.dir}; start `mirror serve`")
         return _ask(connection, operation, arguments, progress)
 
+    def finds_server(self) -> bool:
+        """Tell whether a server runs.
+
+        Raises:
+            ControlFailed: one may, and it cannot be reached.
+        """
+        connection = self._connect()
+        if connection is not None:
+            connection.close()
+        return connection is not None
+
     def _connect(self) -> _Connection | None:
         """Return a connection to the running server, if one runs.
 

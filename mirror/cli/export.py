@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING
 
 from mirror.cli.images import add_image_options, read_images, read_platforms
 from mirror.cli.options import add_cache_options, load_cache_config
-from mirror.cli.progress import ByteProgress, format_bytes
+from mirror.cli.progress import Progress, format_bytes
 from mirror.engine.stored_images import StoredImages
 from mirror.errors import NotStored, UsageError
 from mirror.oci.descriptor import Descriptor
@@ -39,7 +39,7 @@ _STANDARD_OUTPUT = "-"
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = commands.add_parser("export", help="write images of the cache into a tar file")
-    add_image_options(parser)
+    add_image_options(parser, platforms="only these; may be repeated; default: those that are all there")
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the tar file; -: standard output")
     add_cache_options(parser)
     parser.set_defaults(run=run)
@@ -85,12 +85,9 @@ def _write(layout: Layout, images: Sequence[StoredImage], output: str) -> int:
     entries = [(str(image.name), _root(image)) for image in images]
     blobs = list(_contents(images))
     total_bytes = sum(layout.blob(digest).lstat().st_size for digest in blobs)
-    progress = ByteProgress("exporting", total_bytes)
-    with _opened(output) as stream:
-        try:
-            write_archive(stream, layout, render_index(entries), blobs, wrote=progress.add)
-        finally:
-            progress.end()
+    with Progress() as progress, _opened(output) as stream:
+        wrote = progress.counter("exporting", total_bytes)
+        write_archive(stream, layout, render_index(entries), blobs, wrote=wrote)
     return total_bytes
 
 

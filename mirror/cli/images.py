@@ -16,20 +16,19 @@ if TYPE_CHECKING:
 
     from mirror.config import Config
 
+EVERY_PLATFORM = "all"
 _STANDARD_INPUT = "-"
 
 
-def add_image_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``IMAGE...``, ``--from`` and ``--platform``."""
+def add_image_options(parser: argparse.ArgumentParser, *, platforms: str) -> None:
+    """Add ``IMAGE...``, ``--from`` and ``--platform``, of which ``platforms`` says what it means."""
     parser.add_argument(
         "images", nargs="*", metavar="IMAGE", help="as for docker pull: alpine:3.20, ghcr.io/o/n@sha256:…"
     )
     parser.add_argument(
         "--from", dest="list", metavar="FILE", help="a file with one image a line, # comments; -: stdin"
     )
-    parser.add_argument(
-        "--platform", action="append", default=[], metavar="OS/ARCH", help="only these; may be repeated"
-    )
+    parser.add_argument("--platform", action="append", default=[], metavar="OS/ARCH", help=platforms)
 
 
 def image_names(config: Config) -> ImageNames:
@@ -57,11 +56,13 @@ def read_images(options: argparse.Namespace, config: Config) -> Sequence[ImageNa
 
 
 def read_platforms(options: argparse.Namespace) -> Sequence[Platform]:
-    """Return the platforms that are given.
+    """Return the platforms that are given; none where that is none, or ``all``.
 
     Raises:
         UsageError: what is given is none.
     """
+    if options.platform == [EVERY_PLATFORM]:
+        return []
     try:
         return [Platform.parse(part) for text in options.platform for part in text.split(",")]
     except InvalidRequest as error:

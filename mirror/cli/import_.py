@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from mirror.cli.export import describe
 from mirror.cli.images import image_names
-from mirror.cli.options import add_cache_options, load_cache_config
-from mirror.cli.progress import ByteProgress, format_bytes
+from mirror.cli.options import add_cache_options, become_owner, load_cache_config
+from mirror.cli.progress import Progress, format_bytes
 from mirror.engine.admission import Admission, BroughtImages
 from mirror.errors import ArchiveInvalid, InvalidRequest, MirrorError, StorageError, UsageError, quote
 from mirror.oci.digest import Digest
@@ -29,7 +29,7 @@ from mirror.telemetry import logs
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from mirror.config import Config
     from mirror.engine.stored_images import StoredImage
@@ -89,35 +89,29 @@ def _opened(file: str) -> Iterator[tuple[io.BufferedReader, int | None]]:
 
 
 def _create(layout: Layout) -> None:
-    """Make the folders; go on as who owns the cache folder, whose server has to be able to remove what is in it."""
-    layout.root.mkdir(parents=True, exist_ok=True)
-    status = layout.root.stat()
-    if os.geteuid() == 0 and status.st_uid != 0:
-        os.setegid(status.st_gid)
-        os.seteuid(status.st_uid)
+    """Make the folders of the cache."""
+    become_owner(layout.root)
     layout.create()
 
 
 def _take(stream: io.BufferedReader, arrivals: Arrivals, size_bytes: int | None) -> dict[str, bytes]:
     """Take in every blob; return the documents that are beside them."""
     documents: dict[str, bytes] = {}
-    progress = ByteProgress("verifying", size_bytes)
-    try:
+    with Progress() as progress:
+        wrote = progress.counter("importing", size_bytes)
         for member in read_archive(stream):
-            pieces = _counted(member, progress)
+            pieces = _counted(member, wrote)
             digest = _digest_of(member)
             if digest is not None:
                 arrivals.take(digest, member.size_bytes, pieces)
             elif member.name in _DOCUMENTS:
                 documents[member.name] = _read_document(member, pieces)
-    finally:
-        progress.end()
     return documents
 
 
-def _counted(member: Member, progress: ByteProgress) -> Iterator[bytes]:
+def _counted(member: Member, wrote: Callable[[int], None]) -> Iterator[bytes]:
     for piece in member.pieces():
-        progress.add(len(piece))
+        wrote(len(piece))
         yield piece
 
 

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from mirror import __version__
-from mirror.cli import cert, check, export, import_, login, serve, status
+from mirror.cli import cert, check, export, import_, login, serve, status, warm
 from mirror.errors import ConfigError, MirrorError, UsageError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     serve.add_parser(commands)
     login.add_parsers(commands)
     check.add_parser(commands)
+    warm.add_parser(commands)
     export.add_parser(commands)
     import_.add_parser(commands)
     cert.add_parser(commands)

@@ -1,12 +1,13 @@
-"""How far something has come, on one line of a terminal; nothing is shown anywhere else."""
+"""How far things have come: bars on a terminal, by tqdm, which is imported for them only; nothing anywhere else."""
 
 from __future__ import annotations
 
 import sys
-import time
+from typing import TYPE_CHECKING, Any, Self
 
-_SHOWN_AFTER_SECONDS = 0.1
-_WIDTH = 30
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _STEP = 1024
 
@@ -19,35 +20,53 @@ def format_bytes(size_bytes: float) -> str:
     return f"{value:.0f} {_UNITS[unit]}" if unit == 0 else f"{value:.1f} {_UNITS[unit]}"
 
 
-class ByteProgress:
-    """One bar on standard error, where that is a terminal."""
+class Progress:
+    """Bars on standard error, where that is a terminal; they go when the block ends."""
 
-    def __init__(self, title: str, total_bytes: int | None) -> None:
-        """Begin; without a total only what has come is shown."""
-        self._title = title
-        self._total_bytes = total_bytes
-        self._done_bytes = 0
-        self._shown_at = self._started = time.monotonic()
+    def __init__(self) -> None:
+        """Prepare; nothing is shown yet."""
         self._is_shown = sys.stderr.isatty()
+        self._bars: dict[str, Any] = {}
 
-    def add(self, size_bytes: int) -> None:
-        """Note that so much more has come."""
-        self._done_bytes += size_bytes
-        now = time.monotonic()
-        if self._is_shown and now - self._shown_at >= _SHOWN_AFTER_SECONDS:
-            self._shown_at = now
-            print(f"\r\x1b[K{self._line(now)}", end="", file=sys.stderr, flush=True)
+    def __enter__(self) -> Self:
+        return self
 
-    def end(self) -> None:
-        """Take the bar away."""
-        if self._is_shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    def __exit__(self, *_: object) -> None:
+        for bar in self._bars.values():
+            bar.close()
 
-    def _line(self, now: float) -> str:
-        done, speed = self._done_bytes, self._done_bytes / max(now - self._started, 1e-9)
-        told = f"{format_bytes(done)}, {format_bytes(speed)}/s"
-        if not self._total_bytes:
-            return f"{self._title}  {told}"
-        filled = min(_WIDTH, done * _WIDTH // self._total_bytes)
-        bar = "█" * filled + "░" * (_WIDTH - filled)
-        return f"{self._title}  {bar}  {told} of {format_bytes(self._total_bytes)}"
+    def counter(self, title: str, total_bytes: int | None) -> Callable[[int], None]:
+        """Show one bar; return what moves it on by so many bytes."""
+        if not self._is_shown:
+            return lambda _: None
+        bar = self._bars[title] = _bar(title, total_bytes)
+        moved: Callable[[int], None] = bar.update
+        return moved
+
+    def move(self, title: str, done_bytes: int, total_bytes: int) -> None:
+        """Move the bar of this title; it is shown from the first time on, until all is done."""
+        if done_bytes >= total_bytes:
+            if title in self._bars:
+                self._bars.pop(title).close()
+        elif self._is_shown:
+            if title not in self._bars:
+                self._bars[title] = _bar(title, total_bytes)
+            self._bars[title].update(done_bytes - self._bars[title].n)
+
+    def say(self, line: str) -> None:
+        """Print a line, above the bars where they are on the same terminal."""
+        if self._is_shown and sys.stdout.isatty():
+            _tqdm().write(line)
+        else:
+            print(line, flush=True)
+
+
+def _bar(title: str, total_bytes: int | None) -> Any:  # noqa: ANN401 - tqdm has no types
+    settings = {"unit": "B", "unit_scale": True, "unit_divisor": _STEP, "dynamic_ncols": True}
+    return _tqdm()(desc=title, total=total_bytes, leave=False, file=sys.stderr, **settings)
+
+
+def _tqdm() -> Any:  # noqa: ANN401 - it has no types
+    from tqdm import tqdm  # noqa: PLC0415 - only terminals need it
+
+    return tqdm

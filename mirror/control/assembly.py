@@ -10,19 +10,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mirror import __version__
+from mirror.control import warming
 from mirror.control.looking import Looking
 from mirror.control.operations import Operation, Operations
+from mirror.control.warming import WarmOperation
+from mirror.engine.warm import Warming
 from mirror.errors import ControlFailed
+from mirror.oci.image_name import ImageNames
 from mirror.storage.blobs import FileBlobStore
 from mirror.storage.files import Layout
 from mirror.storage.index import DiskIndex
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from mirror.config import Config
     from mirror.control.operations import Document
+    from mirror.engine.pull import PullThrough
     from mirror.figures import Overview
+    from mirror.ports import Upstream
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +45,8 @@ class ServerParts(FolderParts):
     """What there is of a running server; add what an operation needs."""
 
     overview: Callable[[], Awaitable[Overview]]
+    pull: PullThrough
+    upstreams: Mapping[str, Upstream]
 
 
 def of_server(parts: ServerParts) -> Operations:
@@ -55,7 +63,15 @@ def of_server(parts: ServerParts) -> Operations:
         }
 
     looking = Looking(parts.index, parts.store, bounds=_bounds(parts.config), server=server)
-    return Operations(_for_both(parts, looking))
+    names = ImageNames(parts.config.upstreams, default=parts.config.default_upstream.name)
+    rules = {one.name: one.rules for one in parts.config.upstreams.values()}
+    warm = WarmOperation(Warming(parts.pull, parts.upstreams, rules), names)
+    return Operations(
+        [
+            *_for_both(parts, looking),
+            Operation(name="warm", run=warm.run, accepts=warming.ACCEPTS, changes_cache=True),
+        ]
+    )
 
 
 @asynccontextmanager

@@ -121,6 +121,14 @@ class Blobs:
         except UpstreamError:
             return held.descriptor.size_bytes  # a manifest of this repository names it, and its size
 
+    async def settle(self, digest: Digest) -> bool:
+        """Wait until a download of a blob, if one runs, has ended; return whether the blob is stored."""
+        await self._downloads.settle(digest)
+        stored = await self._find_stored(digest)
+        if stored is not None:
+            stored.close()
+        return stored is not None
+
     async def forget(self, repository: Repository, digest: Digest) -> None:
         """Drop from memory that the repository holds a blob."""
         await self._memory.drop(_key(repository, digest))

@@ -65,10 +65,15 @@ async def close_over(holdings: Holdings, root: Manifest, wanted: Sequence[Platfo
     Raises:
         Incomplete: it is not all there, or of an index no platform is, or one that is wanted is not.
     """
+    platforms = _told(root)
+    wanted = wanted if root.manifests else ()
+    for one in wanted:
+        if len(platforms) == len(root.manifests) and not any(one.includes(offered) for offered in platforms):
+            raise Incomplete(f"it is not for {one}{_but_for(platforms)}")
     closure = await _close(holdings, root, wanted, depth=0)
-    for platform in wanted if root.manifests else ():
-        if not any(platform.includes(one) for one in closure.platforms):
-            raise Incomplete(f"{platform} is missing{_of_which(closure)}")
+    for one in wanted:
+        if not any(one.includes(found) for found in closure.platforms):
+            raise Incomplete(f"{one} is not all there")
     return closure
 
 
@@ -84,7 +89,8 @@ async def _close(holdings: Holdings, manifest: Manifest, wanted: Sequence[Platfo
         if child.digest not in closure.manifests and _is_wanted(platforms.get(child.digest), wanted):
             await _add_child(holdings, closure, child, platforms, wanted, depth=depth + 1)
     if len(closure.manifests) == 1:
-        raise Incomplete(f"none of its platforms is all there{_of_which(closure)}")
+        sought = wanted or [one for one in platforms.values() if not one.is_unknown]
+        raise Incomplete(f"{', '.join(map(str, sought)) or 'what it lists'} is not all there")
     return closure
 
 
@@ -114,6 +120,11 @@ def _is_wanted(platform: Platform | None, wanted: Sequence[Platform]) -> bool:
     return not wanted or platform is None or any(one.includes(platform) for one in wanted)
 
 
-def _of_which(closure: Closure) -> str:
-    known = [*closure.platforms, *closure.left_out]
-    return f" (it has {', '.join(map(str, known))})" if known else ""
+def _told(manifest: Manifest) -> Sequence[Platform]:
+    """Return what the manifests of an index are said to be for."""
+    return list(read_platforms(manifest.body).values()) if manifest.manifests else ()
+
+
+def _but_for(platforms: Sequence[Platform]) -> str:
+    known = [str(one) for one in platforms if not one.is_unknown]
+    return f", but for {', '.join(known)}" if known else ""

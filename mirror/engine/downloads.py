@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from mirror.engine.download import Download
@@ -27,6 +28,7 @@ class Downloads:
         self._supervisor = supervisor
         self._observer = observer
         self._running: dict[Digest, Download] = {}
+        self._ended = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._running)
@@ -57,12 +59,19 @@ class Downloads:
         _ = self._supervisor.start(self._run(download), name=f"download {digest}")
         return download
 
+    async def settle(self, digest: Digest) -> None:
+        """Wait until a download of a digest, if one runs, has its name in the store, or has failed."""
+        while digest in self._running:
+            await self._ended.wait()
+
     async def _run(self, download: Download) -> None:
         try:
             await download.run()
         finally:
             if self._running.get(download.digest) is download:
                 del self._running[download.digest]
+            self._ended.set()
+            self._ended = asyncio.Event()
         if download.was_stored_here:
             await self._index.add_blob(download.digest, download.size_bytes or 0)
             self._room.note_change()

@@ -15,7 +15,14 @@ from mirror.oci.digest import Digest
 from mirror.oci.documents import load_object
 
 _WRITTEN: Final = re.compile(r"([a-z0-9]+)/([a-z0-9_]+)(?:/([a-z0-9.]+))?")
-_ALIASES: Final = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "armhf": "arm", "i386": "386"}
+_ALIASES: Final = {
+    "x86_64": "amd64",
+    "x86-64": "amd64",
+    "aarch64": "arm64",
+    "armhf": "arm",
+    "armv7l": "arm",
+    "i386": "386",
+}
 _DEFAULT_VARIANTS: Final = {"arm64": "v8", "amd64": "v1"}
 _UNKNOWN: Final = "unknown"
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -36,34 +37,48 @@ def image_of(pullable: Pullable) -> Image:
     return pullable if isinstance(pullable, Image) else pullable.image(ARCHITECTURE)
 
 
-def fill(mirror: MirrorProcess, images: Images) -> None:
-    """Ask for everything of this machine's platform."""
+@contextlib.contextmanager
+def stopped(upstreams: Mapping[str, RegistryProcess]) -> Iterator[None]:
+    """Let the upstreams be gone while the block runs."""
+    for upstream in upstreams.values():
+        upstream.stop()
+    try:
+        yield
+    finally:
+        for upstream in upstreams.values():
+            upstream.start()
+
+
+def pull_all(dockerd: Dockerd, images: Images) -> None:
+    """Let the daemon pull every image, and forget it."""
     for upstream, repository, pullable in images.values():
-        image = image_of(pullable)
-        for resource in ("manifests/1", f"manifests/{image.digest}", *(f"blobs/{blob.digest}" for blob in image.blobs)):
-            assert mirror.request(f"/v2/{upstream}/{repository}/{resource}").status == 200
+        name = dockerd.name(upstream, f"{repository}:1")
+        assert dockerd.pull(name) == image_of(pullable).config.digest
+        dockerd.remove(name)
 
 
-def test_an_offline_mirror_serves_a_docker_daemon_what_was_imported(
+def test_a_docker_daemon_pulls_what_was_warmed_without_upstreams_and_what_was_carried_without_a_network(
     dockerd: Dockerd, images: Images, upstreams: Mapping[str, RegistryProcess], mirror_host: str, tmp_path: Path
 ) -> None:
     port = int(mirror_host.rpartition(":")[2])
-    archive = str(tmp_path / "images.tar")
-    with MirrorProcess({name: upstream.base_url for name, upstream in upstreams.items()}, port=port) as online:
-        fill(online, images)
-        exported = ask(online, "export", *images, "--platform", f"linux/{ARCHITECTURE}", "-o", archive)
-    assert (exported.code, exported.err) == (0, "")
+    listed, archive = tmp_path / "images.txt", str(tmp_path / "images.tar")
+    listed.write_text("\n".join(images), encoding="utf-8")
+    urls = {name: upstream.base_url for name, upstream in upstreams.items()}
+    with MirrorProcess(urls, port=port, extra='[cache]\ntag_ttl = "0s"\n') as online:
+        warmed = ask(online, "warm", "--from", str(listed))
+        assert (warmed.code, warmed.err) == (0, "")
+        with stopped(upstreams):
+            pull_all(dockerd, images)
+        exported = ask(online, "export", "--from", str(listed), "-o", archive, "--platform", f"linux/{ARCHITECTURE}")
+        assert (exported.code, exported.err) == (0, "")
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         nobody.setblocking(False)  # noqa: FBT003 - its only argument
-        upstream = f"http://127.0.0.1:{nobody.getsockname()[1]}"
-        offline = MirrorProcess(dict.fromkeys(upstreams, upstream), port=port, extra="[cache]\noffline = true\n")
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        offline = MirrorProcess(dict.fromkeys(upstreams, url), port=port, extra="[cache]\noffline = true\n")
         imported = ask(offline, "import", archive)
         assert (imported.code, imported.err) == (0, "")
         with offline:
-            for upstream_name, repository, pullable in images.values():
-                name = dockerd.name(upstream_name, f"{repository}:1")
-                assert dockerd.pull(name) == image_of(pullable).config.digest
-                dockerd.remove(name)
+            pull_all(dockerd, images)
             with pytest.raises(ClientFailed, match="manifest unknown"):
                 dockerd.pull(f"{mirror_host}/ghcr.io/owner/never:1")
         with pytest.raises(BlockingIOError):  # nobody has connected
@@ -73,7 +88,7 @@ def test_an_offline_mirror_serves_a_docker_daemon_what_was_imported(
 def test_other_clients_read_what_is_exported(
     mirror: MirrorProcess, images: Images, podman: Podman, skopeo: Skopeo, tmp_path: Path
 ) -> None:
-    fill(mirror, images)
+    assert ask(mirror, "warm", *images).code == 0
     every, one = tmp_path / "every.tar", tmp_path / "one.tar"
     assert ask(mirror, "export", *images, "-o", str(every)).code == 0
     for name, (upstream, repository, pullable) in images.items():

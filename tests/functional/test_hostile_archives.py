@@ -90,8 +90,11 @@ WRONG: dict[str, tuple[Members, str]] = {
     "a long name": (named("docker.io/" + "a" * 5000 + ":1"), "longer than"),
     "somebody else's": (named("registry.example/owner/app:1"), "not an upstream of this configuration"),
     "another digest": (named(f"alpine@{OTHER.digest}"), "the archive calls"),
-    "too deep": (nested(6), "none of its platforms"),
-    "only an index": (layout((INDEX, ALPINE), without=[one.digest for one in INDEX.images]), "none of its platforms"),
+    "too deep": (nested(6), "what it lists is not all there"),
+    "only an index": (
+        layout((INDEX, ALPINE), without=[one.digest for one in INDEX.images]),
+        "linux/amd64, linux/arm64 is not all there",
+    ),
 }
 
 
