@@ -56,6 +56,7 @@ from mirror.web.ops import OPS_PATHS, PROBES, OpsHandlers
 from mirror.web.pull import PullHandlers
 from mirror.web.routes import Router
 from mirror.web.server import Handler, HttpServer
+from mirror.web.site import Site
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -222,7 +223,7 @@ async def _listen(
     for listening in sockets:
         _limit_sending(listening, config.send_timeout_seconds)
         context = tls.context if tls is not None and listening.family != socket.AF_UNIX else None
-        await web.SockSite(runner, listening, ssl_context=context).start()
+        await Site(runner, listening, tls=context, handshake_seconds=config.header_timeout_seconds).start()
     late = server.end_late_connections(config.header_timeout_seconds)
     _ = supervisor.start(late, name="end late connections")
 

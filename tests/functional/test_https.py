@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import socket
@@ -155,6 +156,18 @@ def test_nothing_older_than_tls_1_2_is_spoken(registry: RegistryProcess, made: M
             else:
                 with pytest.raises(ssl.SSLError, match=r"PROTOCOL_VERSION|EOF"):
                     get(mirror, context, "/v2/")
+
+
+def test_a_handshake_that_does_not_end_is_cut_off(registry: RegistryProcess, made: Made) -> None:
+    settings = tls_settings(made, 'header_timeout = "1s"\n')
+    with MirrorProcess({"docker.io": registry.base_url}, extra=settings) as mirror:
+        for begun in (b"", b"\x16\x03\x01\x02"):
+            with socket.create_connection(("127.0.0.1", mirror.port), timeout=20) as connection:
+                connection.sendall(begun)
+                with contextlib.suppress(ConnectionError):
+                    assert connection.recv(1) == b""
+        assert get(mirror, client_context(made), "/v2/").body == b"{}"
+        assert {event["level"] for event in mirror.events()} == {"info"}
 
 
 def test_who_has_to_show_a_certificate_is_not_answered_without_one(registry: RegistryProcess, made: Made) -> None:
