@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -360,3 +362,18 @@ def test_two_workers_check_it_each_for_itself_and_a_bad_file_stops_the_start(tmp
         assert f"mirror: access.htpasswd: {path}:1: 'ann' is hashed by SHA-1, not by bcrypt" in told
         assert "Traceback" not in told
         assert all("Authorization" not in request.headers for request in registry.requests)
+
+
+def test_check_finds_what_would_stop_the_start(tmp_path: Path) -> None:
+    path, config = tmp_path / "htpasswd", tmp_path / "mirror.toml"
+    config.write_text(f'[access]\nhtpasswd = "{path}"\n[cache]\noffline = true\n')
+    command = [sys.executable, "-m", "mirror", "check", "--config", str(config)]
+
+    def checked() -> tuple[int, str]:
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+        return done.returncode, done.stderr
+
+    path.write_text("# nobody yet\n")
+    assert checked() == (2, f"mirror: access.htpasswd: {path}: has no users; add one with htpasswd -B\n")
+    write_htpasswd(path, {USER: PASSWORD})
+    assert checked() == (0, "")
