@@ -21,7 +21,6 @@ from mirror.credentials.sources import POLL_SECONDS, CredentialSources
 from mirror.engine.access import Access
 from mirror.engine.blobs import Blobs
 from mirror.engine.doubts import Doubts
-from mirror.engine.download import Source
 from mirror.engine.downloads import Downloads
 from mirror.engine.eviction import Eviction
 from mirror.engine.largest import LargestRepositories
@@ -30,6 +29,7 @@ from mirror.engine.manifests import Manifests
 from mirror.engine.overview import Reporter
 from mirror.engine.pull import PullThrough
 from mirror.engine.refusals import Refusals
+from mirror.engine.source import Source
 from mirror.engine.tags import Tags
 from mirror.engine.usage import Usage
 from mirror.errors import MirrorError

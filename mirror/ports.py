@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from mirror.oci.descriptor import Descriptor
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mirror.policy import StoredTag, TagLifetime
 
 V = TypeVar("V")
+Bytes: TypeAlias = bytes | memoryview
 
 
 class Clock(Protocol):
@@ -131,7 +132,7 @@ class Part(Protocol):
         """Where in the blob what is there ends."""
         ...
 
-    async def append(self, pieces: Sequence[bytes]) -> None:
+    async def append(self, content: Bytes) -> None:
         """Write behind what is there."""
         ...
 
@@ -196,7 +197,7 @@ class PartialBlob(Protocol):
         """Return what its writer has announced."""
         ...
 
-    async def append(self, pieces: Sequence[bytes]) -> None:
+    async def append(self, content: Bytes) -> None:
         """Hash and write; bytes are visible to every follower when this returns."""
         ...
 
@@ -458,6 +459,22 @@ class Notes(Protocol):
         ...
 
 
+class Sink(Protocol):
+    """Memory that a transfer fills."""
+
+    def room(self) -> memoryview:
+        """Return where the next bytes belong; nothing while there is no room."""
+        ...
+
+    def filled(self, size_bytes: int) -> None:
+        """Note that the beginning of the room was filled."""
+        ...
+
+    async def wait_for_room(self) -> None:
+        """Wait until there is room."""
+        ...
+
+
 class BlobStream(Protocol):
     """The rest of a blob, arriving from an upstream."""
 
@@ -471,8 +488,8 @@ class BlobStream(Protocol):
         """The size of the whole blob, where the upstream tells."""
         ...
 
-    def pieces(self) -> AsyncGenerator[bytes, None]:
-        """Yield the bytes as they come.
+    async def receive(self, sink: Sink) -> None:
+        """Put the bytes into the sink as they come, until the last.
 
         Raises:
             UpstreamUnreachable: the transfer broke or went silent.

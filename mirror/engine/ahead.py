@@ -21,6 +21,7 @@ from mirror.errors import MirrorError, UpstreamInvalid
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from mirror.engine.progress import Progress
     from mirror.oci.digest import Digest
     from mirror.oci.reference import Repository
     from mirror.ports import Part, PartialBlob, Upstream
@@ -81,13 +82,17 @@ class Ahead:
 
     # ---- what the writer asks
 
-    def consider(self, written_bytes: int, size_bytes: int | None, *, seconds: float, received_bytes: int) -> None:
-        """Start fetching ahead where the writer's own connection, after a moment, turns out to be what holds it up."""
+    def consider(self, progress: Progress, *, received_bytes: int, seconds: float, starved_seconds: float) -> None:
+        """Start fetching ahead where the writer's own connection, after a moment, turns out to be what holds it up.
+
+        That is where it is slow, and where the writer had nothing to do for most of the time.
+        """
+        written_bytes, size_bytes = progress.written_bytes, progress.size_bytes
         self._advance(written_bytes)
         if self._is_started or size_bytes is None or seconds < _LOOKED_AT_SECONDS:
             return
         remaining_bytes = size_bytes - written_bytes
-        is_slow = received_bytes < seconds * _FAST_BYTES_PER_SECOND
+        is_slow = received_bytes < seconds * _FAST_BYTES_PER_SECOND and starved_seconds > seconds / 2
         number = min(self._upstream.parallel - 1, remaining_bytes // _PART_BYTES - 1)
         if size_bytes <= LARGE_BYTES or not is_slow or number < 1:
             return
@@ -178,11 +183,11 @@ class Ahead:
                 self._has_no_ranges = True
                 raise UpstreamInvalid(f"{self._upstream.name} has no ranges", upstream=self._upstream.name)
             async with receiving(stream) as intake:
-                while pieces := await intake.take():
-                    if part.end + sum(map(len, pieces)) > end:
+                while content := await intake.take():
+                    if part.end + len(content) > end:
                         message = f"{self._upstream.name} sent more than the range that was asked for"
                         raise UpstreamInvalid(message, upstream=self._upstream.name)
-                    await part.append(pieces)
+                    await part.append(content)
                     self._wake()
 
     def _advance(self, written_bytes: int) -> None:

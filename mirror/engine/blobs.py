@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from mirror.engine.answers import BlobAnswer
-from mirror.engine.download import Source
+from mirror.engine.source import Source
 from mirror.errors import BlobUnknown, Denied, NotFound, StorageError, UpstreamError
 from mirror.http.cache_status import Outcome
 from mirror.http.ranges import parse_range

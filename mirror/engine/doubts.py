@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from mirror.engine.download import tail_bytes
+from mirror.engine.progress import tail_bytes
 from mirror.errors import StorageError
 
 if TYPE_CHECKING:

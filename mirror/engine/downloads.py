@@ -10,7 +10,7 @@ from mirror.figures import Transfer
 
 if TYPE_CHECKING:
     from mirror.concurrency.supervisor import Supervisor
-    from mirror.engine.download import Source
+    from mirror.engine.source import Source
     from mirror.oci.digest import Digest
     from mirror.ports import BlobStore, DownloadObserver, Index, Room
 

@@ -1,4 +1,4 @@
-"""Pieces on their way from a transfer to the disk: received as soon as they come, written in large batches."""
+"""Bytes on their way from a transfer to the disk: received as soon as they come, written in large batches."""
 
 from __future__ import annotations
 
@@ -9,64 +9,96 @@ from typing import TYPE_CHECKING
 from mirror.errors import MirrorError, UpstreamError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator
 
     from mirror.ports import BlobStream
 
 LIMIT_BYTES = 1024 * 1024
+_ENOUGH_BYTES = LIMIT_BYTES // 2
 _GATHERING_SECONDS = 0.003
 
 
 class Intake:
-    """A bounded buffer between the task that receives and the one that writes.
+    """Two buffers: a transfer fills one while what is in the other is written; all the memory that a transfer takes.
 
-    Receiving at once matters when a transfer breaks: what was received counts, what aiohttp still holds is lost.
+    Receiving at once matters when a transfer breaks: what was received counts, what the connection still holds is lost.
     """
 
-    def __init__(self) -> None:
-        """Begin empty."""
-        self._pieces: list[bytes] = []
+    def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
+        """Begin empty; each buffer has ``limit_bytes``."""
+        self._filling = memoryview(bytearray(limit_bytes))
+        self._lent = memoryview(bytearray(limit_bytes))
         self._size_bytes = 0
         self._arrived = asyncio.Event()
-        self._room = asyncio.Event()
-        self._has_ended = False
+        self._enough = asyncio.Event()
+        self._has_room = asyncio.Event()
         self._has_begun = False
+        self._has_ended = False
         self._error: UpstreamError | None = None
+        self.starved_seconds = 0.0
+
+    # ---- the side of the transfer
+
+    def room(self) -> memoryview:
+        """Return where the next bytes belong; nothing while there is no room."""
+        return self._filling[self._size_bytes :]
+
+    def filled(self, size_bytes: int) -> None:
+        """Note that the beginning of the room was filled."""
+        self._size_bytes += size_bytes
+        self._arrived.set()
+        if self._size_bytes >= _ENOUGH_BYTES or self._size_bytes == len(self._filling):
+            self._enough.set()
+
+    async def wait_for_room(self) -> None:
+        """Wait until what came before is on its way."""
+        while self._size_bytes == len(self._filling):
+            self._has_room.clear()
+            await self._has_room.wait()
 
     async def receive(self, stream: BlobStream) -> None:
         """Take all of a transfer, as fast as ``take`` makes room; how it ended, ``take`` tells."""
         try:
-            async for piece in stream.pieces():
-                self._pieces.append(piece)
-                self._size_bytes += len(piece)
-                self._arrived.set()
-                if self._size_bytes >= LIMIT_BYTES:
-                    self._room.clear()
-                    await self._room.wait()
+            await stream.receive(self)
         except UpstreamError as error:
             self._error = error
         finally:
             self._has_ended = True
             self._arrived.set()
+            self._enough.set()
 
-    async def take(self) -> Sequence[bytes]:
-        """Wait for bytes and return all that have come; nothing at the end.
+    # ---- the side of the writer
+
+    async def take(self) -> memoryview:
+        """Wait for bytes and return all that have come, good until the next call; nothing at the end.
 
         Raises:
             UpstreamError: the transfer broke, and all that it brought was taken.
         """
-        await self._arrived.wait()
-        if self._has_begun and self._size_bytes < LIMIT_BYTES // 2 and not self._has_ended:
-            # a hand-over to the writing thread costs as much as writing 100 KB: a moment later there is more to take
-            await asyncio.sleep(_GATHERING_SECONDS)
-        pieces, self._pieces, self._size_bytes = self._pieces, [], 0
+        await self._wait_for_bytes()
+        taken = self._filling[: self._size_bytes]
+        self._filling, self._lent = self._lent, self._filling
+        self._size_bytes = 0
         self._has_begun = True
-        self._room.set()
+        self._has_room.set()
         if not self._has_ended:
             self._arrived.clear()
-        elif not pieces and self._error is not None:
+            self._enough.clear()
+        elif not taken and self._error is not None:
             raise self._error
-        return pieces
+        return taken
+
+    async def _wait_for_bytes(self) -> None:
+        if not self._arrived.is_set():
+            loop = asyncio.get_running_loop()
+            started = loop.time()
+            await self._arrived.wait()
+            self.starved_seconds += loop.time() - started
+        if self._has_begun and not self._enough.is_set():
+            # a hand-over to the writing thread costs as much as writing 100 KB: a moment later there is more to take
+            timer = asyncio.get_running_loop().call_later(_GATHERING_SECONDS, self._enough.set)
+            await self._enough.wait()
+            timer.cancel()
 
 
 @asynccontextmanager

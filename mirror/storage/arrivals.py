@@ -115,7 +115,7 @@ class Arrivals:
 
 def _write(descriptor: int, piece: bytes, offset: int) -> None:
     with _translated():
-        write_all(descriptor, [piece], offset)
+        write_all(descriptor, piece, offset)
 
 
 @contextlib.contextmanager

@@ -164,7 +164,7 @@ class FileBlobStore:
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             try:
-                write_all(descriptor, [content], 0)
+                write_all(descriptor, content, 0)
                 seal(descriptor, digest)
                 os.fsync(descriptor)
             finally:

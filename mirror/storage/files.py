@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from mirror.oci.digest import Digest
+    from mirror.ports import Bytes
 
 READ_CHUNK_BYTES = 1024 * 1024
-_PIECES_AT_ONCE = 512  # the kernel takes up to 1024
 ORIGIN_SUFFIX = ".origin"  # of what is known about a download file
 TEMPORARY_SUFFIX = ".put"  # of a file that has not got its name yet
 
@@ -108,19 +108,13 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_all(descriptor: int, pieces: Sequence[bytes], offset: int) -> None:
-    """Write every byte of the pieces at an offset, without joining them.
+def write_all(descriptor: int, content: Bytes, offset: int) -> None:
+    """Write every byte at an offset.
 
-    By ``pwritev``: a ``write`` would keep the lock of the file's position, on which a follower's ``sendfile`` waits.
+    By ``pwrite``: a ``write`` would keep the lock of the file's position, on which a follower's ``sendfile`` waits.
     """
-    views = [memoryview(piece) for piece in pieces]
-    while views:
-        written = os.pwritev(descriptor, views[:_PIECES_AT_ONCE], offset)  # may take fewer bytes than it is given
+    rest = memoryview(content)
+    while rest:
+        written = os.pwrite(descriptor, rest, offset)  # may take fewer bytes than it is given
         offset += written
-        done = 0
-        while done < len(views) and written >= len(views[done]):
-            written -= len(views[done])
-            done += 1
-        del views[:done]
-        if written:
-            views[0] = views[0][written:]
+        rest = rest[written:]

@@ -91,7 +91,7 @@ class LinkFiles:
                 line = _line({_FILE: file}) + line if not start.st_size else line
             if start.st_size and os.pread(descriptor, 1, start.st_size - 1) != b"\n":
                 line = b"\n" + line
-            write_all(descriptor, [line], start.st_size)
+            write_all(descriptor, line, start.st_size)
             end = start.st_size + len(line)
             return Position(file, start.st_ino, start.st_size), Position(file, start.st_ino, end)
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from mirror.oci.digest import Digest
+    from mirror.ports import Bytes
     from mirror.storage.files import Layout
 
 
@@ -279,27 +280,22 @@ class PartialFile:
         except (OSError, ValueError, TypeError, KeyError, MirrorError):
             return None  # not yet, not ours or not readable: as good as nothing
 
-    async def append(self, pieces: Sequence[bytes]) -> None:
+    async def append(self, content: Bytes) -> None:
         """Hash and write; bytes are visible to every follower when this returns.
 
         Raises:
             StorageError: the disk did not take them all; ``written_bytes`` says how many it took.
         """
-        await self._in_thread(lambda: self._append(pieces))
+        await self._in_thread(lambda: self._append(content))
 
-    def _append(self, pieces: Sequence[bytes]) -> None:
+    def _append(self, content: Bytes) -> None:
         start = self.written_bytes()
         try:
-            write_all(self._descriptor if self._spill is None else self._spill.descriptor, pieces, start)
+            write_all(self._descriptor if self._spill is None else self._spill.descriptor, content, start)
         except OSError as error:
-            self._hash(pieces, self.written_bytes() - start)  # others have seen it already
+            self._hasher.update(content[: self.written_bytes() - start])  # others have seen it already
             raise StorageError(f"cannot write {self._digest}: {error.strerror}") from error
-        self._hash(pieces, sum(map(len, pieces)))
-
-    def _hash(self, pieces: Sequence[bytes], size_bytes: int) -> None:
-        for piece in pieces:
-            self._hasher.update(memoryview(piece)[:size_bytes])
-            size_bytes = max(0, size_bytes - len(piece))
+        self._hasher.update(content)
 
     async def open_part(self, first: int) -> PartFile:
         """Open the part that begins at ``first``, made when there is none.

@@ -17,7 +17,9 @@ from mirror.errors import StorageError
 from mirror.storage.files import write_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
+
+    from mirror.ports import Bytes
 
 T = TypeVar("T")
 
@@ -78,18 +80,18 @@ class PartFile:
         """Where in the blob what is there ends."""
         return self._end
 
-    async def append(self, pieces: Sequence[bytes]) -> None:
+    async def append(self, content: Bytes) -> None:
         """Write behind what is there.
 
         Raises:
-            StorageError: the disk did not take them.
+            StorageError: the disk did not take it.
         """
-        await self._in_thread(lambda: self._append(pieces))
-        self._end += sum(map(len, pieces))
+        await self._in_thread(lambda: self._append(content))
+        self._end += len(content)
 
-    def _append(self, pieces: Sequence[bytes]) -> None:
+    def _append(self, content: Bytes) -> None:
         try:
-            write_all(self._descriptor, pieces, self._end - self._first)
+            write_all(self._descriptor, content, self._end - self._first)
         except OSError as error:
             raise StorageError(f"cannot write {self._path.name}: {error.strerror}") from error
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from yarl import URL
 
-from mirror.errors import DigestInvalid, ManifestInvalid, NotFound, UpstreamInvalid, UpstreamUnreachable
+from mirror.errors import DigestInvalid, ManifestInvalid, NotFound, UpstreamInvalid
 from mirror.http.links import next_page
 from mirror.http.ranges import parse_content_range
 from mirror.oci import manifest as manifests
@@ -22,11 +21,11 @@ from mirror.oci.manifest import MANIFEST_LIMIT_BYTES, Manifest
 from mirror.oci.media_types import MANIFEST_ACCEPT, OCI_INDEX, is_vendor_json
 from mirror.oci.requests import Kind
 from mirror.ports import UpstreamState
-from mirror.upstream.tokens import describe
+from mirror.upstream.blob_stream import HttpBlobStream, broken_off
 from mirror.upstream.transport import Call
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping
 
     from mirror.config import UpstreamConfig
     from mirror.oci.reference import Reference, Repository
@@ -44,48 +43,6 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PARSED_AT_ONCE_BYTES = 256 * 1024
 _LENGTH_DIGITS = 18
 _KEPT_FOR_SMALL = 4  # connections that blobs leave to manifests and tags
-
-
-@dataclass(frozen=True, slots=True)
-class HttpBlobStream:
-    """An answer with a blob, or the rest of one, in its body."""
-
-    response: aiohttp.ClientResponse
-    offset: int
-    size_bytes: int | None
-    upstream: str
-    observer: UpstreamObserver
-
-    async def pieces(self) -> AsyncGenerator[bytes, None]:
-        """Yield the bytes as they come.
-
-        Raises:
-            UpstreamUnreachable: the transfer broke or went silent.
-        """
-        content = self.response.content
-        try:
-            while True:
-                piece, _ = await content.readchunk()  # no copy, unlike readany
-                if piece:
-                    self.observer.upstream_sent(self.upstream, Kind.BLOB, len(piece))
-                    yield piece
-                elif content.at_eof():
-                    return
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            if rest := _take_rest(content):
-                self.observer.upstream_sent(self.upstream, Kind.BLOB, len(rest))
-                yield rest
-            raise _broken_off(self.upstream, error) from error
-
-
-def _broken_off(upstream: str, error: BaseException) -> UpstreamUnreachable:
-    return UpstreamUnreachable(f"{upstream} broke off: {describe(error)}", upstream=upstream)
-
-
-def _take_rest(content: aiohttp.StreamReader) -> bytes:
-    """Return what had come before a transfer broke: aiohttp holds it, and gives only the error, until that is taken."""
-    content.set_exception(None)  # type: ignore[arg-type]  # it says so nowhere, and takes it
-    return content.read_nowait()
 
 
 class RegistryClient:
@@ -350,7 +307,7 @@ class RegistryClient:
                     message = f"{self.name} sent more than {limit_bytes} bytes"
                     raise UpstreamInvalid(message, upstream=self.name)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _broken_off(self.name, error) from error
+            raise broken_off(self.name, error) from error
         return b"".join(chunks)
 
     def _refuse_encoding(self, response: aiohttp.ClientResponse) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
 from typing import TYPE_CHECKING, assert_never
 
 from aiohttp import web
 
+from mirror.engine.intake import receiving
 from mirror.errors import InvalidRequest
 from mirror.http.conditional import etag_matches, if_range_holds
 from mirror.http.links import render_next
@@ -161,10 +161,10 @@ class PullHandlers:
 
         part = answer.part
         if answer.stream is not None:
-            async with aclosing(answer.stream.pieces()) as pieces:
-                async for piece in pieces:
-                    await response.write(piece)
-                    sent(len(piece))
+            async with receiving(answer.stream) as intake:
+                while content := await intake.take():
+                    await response.write(bytes(content))  # a copy: the transport may keep what it is given
+                    sent(len(content))
         elif answer.body is not None:
             first = 0 if part is None else part.first
             end = answer.size_bytes if part is None else part.last + 1

@@ -20,7 +20,8 @@ from prometheus_client import CollectorRegistry
 from mirror.concurrency.single_flight import SingleFlight
 from mirror.concurrency.supervisor import Supervisor
 from mirror.credentials.sources import CredentialSources
-from mirror.engine.download import Download, Source
+from mirror.engine.download import Download
+from mirror.engine.source import Source
 from mirror.errors import MirrorError
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
@@ -174,7 +175,7 @@ class Evicting(FileBlobStore):
             self.was_stored = True
             with contextlib.closing(await super().open_partial(digest)) as theirs:
                 assert theirs.claim() is Claim.WRITER
-                await theirs.append([LAYER.content])
+                await theirs.append(LAYER.content)
                 theirs.mark_verified()
                 await theirs.commit()
         return ours

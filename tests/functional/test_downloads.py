@@ -201,7 +201,7 @@ async def test_an_upstream_that_cannot_resume_is_started_over(
 async def test_an_upstream_that_breaks_for_good_cuts_the_body_and_keeps_what_came(
     registry: TestRegistry, client: MirrorClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mirror.engine.download._RETRY_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr("mirror.engine.filling._RETRY_SECONDS", (0.01, 0.01))
     registry.fail(Fault(action=Cut(fraction=0.5), times=1), Fault(action=Status(status=500)))
     async with reading(client.mirror.base_url, PATH) as answer:
         assert not await answer.take_all()
