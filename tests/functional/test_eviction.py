@@ -74,9 +74,10 @@ async def test_what_was_not_used_for_longest_goes_and_what_is_left_is_whole(
     for number, image in enumerate(images):
         registry.add(NAME, str(number), image)
     client = await start_mirror(registry.base_url, max_size="690kB", min_free="0", tag_ttl="1h")
-    for number in (0, 1, 2):
+    for number in (0, 1, 2, 0):
         await pull(client, str(number), images[number])
-    await pull(client, "0", images[0])
+        await until_noted(client, images[number].digest)
+        client.mirror.clock.advance(1)
     await pull(client, "3", images[3])
     await until_evicted(client, at_least=4)
     await until_at_rest(client)
