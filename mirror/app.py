@@ -140,7 +140,7 @@ async def running(
             usage=usage,
             observer=metrics,
         )
-        downloads = Downloads(store, index, eviction, supervisor, metrics)
+        downloads = Downloads(store, eviction, supervisor, metrics)
         negative_ttl_seconds = 0.0 if config.cache.offline else config.cache.negative_ttl_seconds  # an import ends it
         refusals = Refusals(HotValues(limit=_HOT_ENTRIES), clock, ttl_seconds=negative_ttl_seconds)
         doubts = Doubts(store, supervisor, metrics)

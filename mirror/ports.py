@@ -599,16 +599,23 @@ class Room(Protocol):
         """Evict what has to go, now: the disk has refused to take more."""
         ...
 
-    async def admit(self, digest: Digest, size_bytes: int) -> None:
+    async def admit(self, digest: Digest, size_bytes: int) -> bool:
         """Account for a blob that is whole and verified, and make the room that it takes, before it gets its name.
+
+        Returns:
+            False where it had to go itself, so that it is not to be stored.
 
         A process that dies in between leaves a download that the next one completes, and never a file that nobody
         counts.
         """
         ...
 
+    async def settle(self, digest: Digest) -> None:
+        """Take note that a blob has got its name; take it away again where it was evicted just before."""
+        ...
+
     def note_change(self) -> None:
-        """Take note that a blob was stored, or that one is on its way."""
+        """Take note that a blob is on its way."""
         ...
 
 

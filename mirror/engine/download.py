@@ -41,7 +41,6 @@ class Download:
         self.digest = digest
         self.source = source
         self.followers = Followers()
-        self.was_stored_here = False
         self._progress = Progress()
         self._appender = Appender(digest, self.followers, room, observer)
         self._store = store
@@ -233,8 +232,10 @@ class Download:
             return
         try:
             partial.mark_verified()
-            await self._room.admit(self.digest, partial.written_bytes())
+            if not await self._room.admit(self.digest, partial.written_bytes()):
+                await partial.discard()
+                return
             await partial.commit()
-            self.was_stored_here = True
+            await self._room.settle(self.digest)
         except StorageError as error:  # the clients have their bytes; only the store has not
             log.error("store.failed", digest=str(self.digest), error=str(error))

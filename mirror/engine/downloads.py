@@ -12,18 +12,15 @@ if TYPE_CHECKING:
     from mirror.concurrency.supervisor import Supervisor
     from mirror.engine.source import Source
     from mirror.oci.digest import Digest
-    from mirror.ports import BlobStore, DownloadObserver, Index, Room
+    from mirror.ports import BlobStore, DownloadObserver, Room
 
 
 class Downloads:
     """Starts downloads and lets everybody else join them."""
 
-    def __init__(
-        self, store: BlobStore, index: Index, room: Room, supervisor: Supervisor, observer: DownloadObserver
-    ) -> None:
+    def __init__(self, store: BlobStore, room: Room, supervisor: Supervisor, observer: DownloadObserver) -> None:
         """Join the parts."""
         self._store = store
-        self._index = index
         self._room = room
         self._supervisor = supervisor
         self._observer = observer
@@ -72,6 +69,3 @@ class Downloads:
                 del self._running[download.digest]
             self._ended.set()
             self._ended = asyncio.Event()
-        if download.was_stored_here:
-            await self._index.add_blob(download.digest, download.size_bytes or 0)
-            self._room.note_change()

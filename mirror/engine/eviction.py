@@ -64,6 +64,7 @@ class Eviction:
         self._changed = asyncio.Event()
         self._measured = (0, 0)
         self._is_full = False
+        self._rounds = 0
         self._turn = asyncio.Lock()  # the lock among workers does not tell the callers of one process apart
 
     def tell(self, memory: Memory) -> None:
@@ -94,15 +95,33 @@ class Eviction:
         with suppress(StorageError):
             await self._make_room_on_disk()
 
-    async def admit(self, digest: Digest, size_bytes: int) -> None:
-        """Account for a blob that is whole and verified, and make the room that it takes, before it gets its name."""
+    async def admit(self, digest: Digest, size_bytes: int) -> bool:
+        """Account for a blob that is whole and verified, and make the room that it takes, before it gets its name.
+
+        Returns:
+            False where it had to go itself, so that it is not to be stored.
+        """
         await self._accounts.add_blob(digest, size_bytes)
         if not await self._excess_bytes():
-            return
-        with suppress(StorageError):
-            await self.write_usage()
-            async with self._turn, self._locks.hold(_LOCK):
-                await self._evict(EvictionReason.SIZE, await self._excess_bytes())
+            return True
+        await self._make_room_for_admitted()
+        return not await self._accounts.touch([digest])
+
+    async def settle(self, digest: Digest) -> None:
+        """Take note that a blob has got its name; take it away again where it was evicted just before."""
+        if await self._accounts.touch([digest]):
+            await self._shelves.remove([digest])
+        self.note_change()
+
+    async def _make_room_for_admitted(self) -> None:
+        rounds = self._rounds
+        async with self._turn:
+            if self._rounds != rounds:  # one that began meanwhile has made room for all that waited
+                return
+            self._rounds += 1
+            with suppress(StorageError):
+                async with self._locks.hold(_LOCK):
+                    await self._evict(EvictionReason.SIZE, await self._excess_bytes())
 
     async def check_writable(self) -> None:
         """Say by an error why nothing can be stored.

@@ -28,8 +28,9 @@ PART_SUFFIX = ".part"
 
 def find_parts(path: Path) -> list[int]:
     """Return where the parts of a download begin."""
-    names = [one.name.removeprefix(f"{path.name}.") for one in path.parent.glob(f"{path.name}.*{PART_SUFFIX}")]
-    numbers = [name.removesuffix(PART_SUFFIX) for name in names]
+    prefix = f"{path.name}."  # no pattern: a regular expression would be compiled for each blob
+    names = [one.name for one in path.parent.iterdir() if one.name.startswith(prefix) and one.suffix == PART_SUFFIX]
+    numbers = [name.removeprefix(prefix).removesuffix(PART_SUFFIX) for name in names]
     return sorted(int(number) for number in numbers if number.isascii() and number.isdigit())
 
 

@@ -56,8 +56,11 @@ class Boundless:
     async def make_room(self) -> None:
         """Need to make none."""
 
-    async def admit(self, digest: Digest, size_bytes: int) -> None:
-        """Count nothing."""
+    async def admit(self, digest: Digest, size_bytes: int) -> bool:  # noqa: ARG002 - the port's signature
+        return True
+
+    async def settle(self, digest: Digest) -> None:
+        """Evict nothing."""
 
     def note_change(self) -> None:
         """Look at nothing."""

@@ -12,7 +12,7 @@ from tests.support.process import RegistryProcess
 
 SEED = 4
 SECONDS = 24.0  # calm, a storm, calm
-WARMING_UP_BYTES = 40_000_000  # caches fill, and a heap finds its size
+WARMING_UP_BYTES = 100_000_000  # caches fill, and a heap finds its size
 
 
 @pytest.fixture(scope="module")
