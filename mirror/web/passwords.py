@@ -86,11 +86,10 @@ class Passwords:
         credential = parse_basic(authorization)
         if credential is None or self._refused.get(key) is self._htpasswd.users:
             return None
-        if key not in self._flights:  # no await from here to the start of the flight
+        if key not in self._flights and key not in self._accepted:  # no await from here to the start of the flight
             if len(self._flights) >= _MOST_CHECKS:
                 raise TooManyRequests("too many passwords are being checked", retry_after_seconds=_BUSY_SECONDS)
-            if key not in self._accepted:
-                self._attempts.take(address)
+            self._attempts.take(address)
         user, _ = await self._flights.run(key, partial(self._verify, key, *credential, address))
         return user
 
