@@ -112,6 +112,7 @@ class Metrics:
         build.labels(__version__).set(1)
         Gauge("mirror_workers", "Processes that serve.", registry=registry, multiprocess_mode="livesum").set(1)
         self._proxy = _ProxyMetrics(registry)
+        self._received: dict[tuple[str, Kind], Sequence[Counter]] = {}
         self._answers: dict[tuple[str | None, Kind, Outcome | None, int], _AnswerCounters] = {}
         for upstream in upstreams:
             self._auth_failures.labels(upstream)
@@ -170,9 +171,16 @@ class Metrics:
 
     def upstream_sent(self, upstream: str, kind: Kind, size_bytes: int) -> None:
         """Body bytes arrived."""
-        self._upstream_bytes.labels(upstream, kind.value).inc(size_bytes)
-        if kind in _PROXY_KINDS:
-            self._proxy.pulled(kind, size_bytes)
+        counters = self._received.get((upstream, kind))
+        if counters is None:
+            counters = self._received[upstream, kind] = self._received_counters_of(upstream, kind)
+        for counter in counters:
+            counter.inc(size_bytes)
+
+    def _received_counters_of(self, upstream: str, kind: Kind) -> Sequence[Counter]:
+        """Find where bytes are counted, which costs more than the counting."""
+        own = self._upstream_bytes.labels(upstream, kind.value)
+        return (own, self._proxy.pulled_of(kind)) if kind in _PROXY_KINDS else (own,)
 
     def auth_failed(self, upstream: str) -> None:
         """A stored credential was refused."""
@@ -265,8 +273,8 @@ class _ProxyMetrics:
             pushed=self._pushed.labels(kind.value),
         )
 
-    def pulled(self, kind: Kind, size_bytes: int) -> None:
-        self._pulled.labels(kind.value).inc(size_bytes)
+    def pulled_of(self, kind: Kind) -> Counter:
+        return self._pulled.labels(kind.value)
 
 
 class _CacheTotals(Collector):

@@ -8,7 +8,6 @@ lets asyncio, with TLS as without, put the bytes where they belong. The connecti
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -97,7 +96,9 @@ class DirectReceiver(asyncio.BufferedProtocol):
         self._sink = sink
         self._count = count
         self._loop = asyncio.get_running_loop()
-        self._heard_at = self._loop.time()
+        self._heard_at = 0.0
+        self._is_reading = False
+        self._timer: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
         self._error: Exception | None = None
         self._left_bytes = response.content_length or 0
@@ -122,20 +123,44 @@ class DirectReceiver(asyncio.BufferedProtocol):
         if connection is None or connection.protocol is None or connection.transport is None:
             raise aiohttp.ClientConnectionError("the connection is closed")
         self._handler, self._transport = connection.protocol, connection.transport
-        self._patience_seconds = self._handler.read_timeout
+        patience_seconds = self._handler.read_timeout
         early = self._take_over()
         self._left_bytes -= len(early)
         self._count(len(early))
         await pour(early, self._sink)
+        if patience_seconds:
+            self._listen(patience_seconds)
         try:
             while self._left_bytes:
                 await self._sink.wait_for_room()
-                self._changed.clear()
-                self._raise_error()
-                self._transport.resume_reading()
-                await self._until_changed()
+                await self._receive_some()
         finally:
             self._transport.pause_reading()
+            if self._timer is not None:
+                self._timer.cancel()
+
+    async def _receive_some(self) -> None:
+        """Receive until there is no more room, or everything has come."""
+        self._changed.clear()
+        self._raise_error()
+        self._heard_at = self._loop.time()
+        self._is_reading = True
+        self._transport.resume_reading()
+        await self._changed.wait()
+        self._is_reading = False
+        self._raise_error()
+
+    def _raise_error(self) -> None:
+        if self._error is not None and self._left_bytes:
+            raise self._error
+
+    def _listen(self, patience_seconds: float) -> None:
+        """End it when nothing has come for so long although it was waited for; look again when that may be."""
+        quiet_seconds = self._loop.time() - self._heard_at if self._is_reading else 0.0
+        if quiet_seconds >= patience_seconds:
+            self._end(TimeoutError("no byte came in time"))
+            return
+        self._timer = self._loop.call_later(patience_seconds - quiet_seconds, self._listen, patience_seconds)
 
     def _take_over(self) -> bytes:
         """Step into aiohttp's place, without an await in between; return what it has received of the body."""
@@ -146,23 +171,6 @@ class DirectReceiver(asyncio.BufferedProtocol):
         self._handler.pause_reading()
         self._transport.set_protocol(self)
         return bytes(early)
-
-    async def _until_changed(self) -> None:
-        """Wait until there is no more room, or everything has come; but not while nothing comes at all."""
-        patience = self._patience_seconds
-        self._heard_at = self._loop.time()
-        while not self._changed.is_set():
-            left_seconds = None if patience is None else self._heard_at + patience - self._loop.time()
-            if left_seconds is not None and left_seconds <= 0:
-                raise TimeoutError("no byte came in time")
-            with suppress(TimeoutError):
-                async with asyncio.timeout(left_seconds):
-                    await self._changed.wait()
-        self._raise_error()
-
-    def _raise_error(self) -> None:
-        if self._error is not None and self._left_bytes:
-            raise self._error
 
     # ---- what asyncio calls
 

@@ -35,7 +35,10 @@ def main() -> None:
             results.notes.append(measures.fleet(caches[0], registry, oci_image(77, layers=3, layer_bytes=2_000_000)))
             with tempfile.TemporaryDirectory() as folder:
                 Path(folder).chmod(0o755)
-                results.notes.append(measures.tls(caches[0], Path(folder, "tls"), image, big, seconds=options.seconds))
+                told = measures.tls(
+                    caches[0], registry.base_url, Path(folder, "tls"), image, big, seconds=options.seconds
+                )
+                results.notes.append(told)
             versions = {"Python": platform.python_version()}
             versions |= {server.name: server.version for server in (*caches, limit)}
         with tempfile.TemporaryDirectory() as folder:

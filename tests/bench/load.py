@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,12 +23,13 @@ class LoadFailed(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What wrk has counted."""
+    """What wrk has counted, and the CPU time that it took itself."""
 
     seconds: float
     requests: int
     bytes: int
     errors: int
+    cpu_seconds: float
     p50_ms: float
     p99_ms: float
 
@@ -42,37 +44,44 @@ class Transfer:
     seconds: float
 
 
-def ask_again_and_again(url: str, *, connections: int, seconds: int) -> Load:
-    """Keep a number of connections busy with one URL; wrk has one thread, so one core at most.
+def ask_again_and_again(
+    url: str, *, connections: int, seconds: int, each_on_its_own: bool = False, core: int | None = None
+) -> Load:
+    """Keep a number of connections busy with one URL, or make one for each request; wrk has one thread, so one core.
 
     Raises:
         LoadFailed: an answer was an error.
     """
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s"]
+    command = [] if core is None else ["taskset", "--cpu-list", str(core)]
+    command += ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s"]
+    command += ["-H", "Connection: close"] if each_on_its_own else []
     command += ["-H", _ACCEPT, "-s", str(_SCRIPT), url]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_SECONDS, check=True)
-    load = Load(**json.loads(done.stdout.splitlines()[-1]))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    load = Load(**json.loads(done.stdout.splitlines()[-1]), cpu_seconds=cpu_seconds)
     if load.errors or not load.bytes:
         raise LoadFailed(f"{url}: {load.errors} errors, {load.bytes} bytes")
     return load
 
 
-def fetch(urls: Sequence[str], *, at_once: int = 1) -> Sequence[Transfer]:
-    """Read each URL to its end, ``at_once`` at a time, by one curl.
+def fetch(urls: Sequence[str], *, at_once: int = 1, insecure: bool = False) -> Sequence[Transfer]:
+    """Read each URL to its end, ``at_once`` at a time, by one curl, perhaps without a look at the certificate.
 
     Raises:
         LoadFailed: an answer was an error or ended short.
     """
-    return fetch_by_many([urls], at_once=at_once)
+    return fetch_by_many([urls], at_once=at_once, insecure=insecure)
 
 
-def fetch_by_many(groups: Sequence[Sequence[str]], *, at_once: int) -> Sequence[Transfer]:
+def fetch_by_many(groups: Sequence[Sequence[str]], *, at_once: int, insecure: bool = False) -> Sequence[Transfer]:
     """Read the URLs of each group by a curl of its own, all at the same time.
 
     Raises:
         LoadFailed: an answer was an error or ended short.
     """
-    running = [_start_curl(urls, at_once) for urls in groups]
+    running = [_start_curl(urls, at_once, insecure=insecure) for urls in groups]
     texts = [process.communicate(timeout=_PATIENCE_SECONDS)[0] for process in running]
     transfers = [_read(line) for text in texts for line in text.splitlines()]
     if len(transfers) != sum(map(len, groups)):
@@ -80,8 +89,9 @@ def fetch_by_many(groups: Sequence[Sequence[str]], *, at_once: int) -> Sequence[
     return transfers
 
 
-def _start_curl(urls: Sequence[str], at_once: int) -> subprocess.Popen[str]:
+def _start_curl(urls: Sequence[str], at_once: int, *, insecure: bool) -> subprocess.Popen[str]:
     command = ["curl", "--silent", "--header", _ACCEPT, "--config", "-", "--write-out", _CURL_FORMAT]
+    command += ["--insecure"] if insecure else []
     if at_once > 1:
         command += ["--parallel", "--parallel-immediate", "--parallel-max", str(at_once)]
     process = subprocess.Popen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from tests.bench import load, usage
 from tests.bench.figures import Results
-from tests.bench.servers import Server, mirror, nginx_before
+from tests.bench.servers import Server, mirror, mirror_with_tls, nginx_before
 from tests.support.faults import Fault, Slow
 from tests.support.images import Blob, Image, blob
 from tests.support.process import RegistryProcess
@@ -36,6 +37,7 @@ def hot(results: Results, servers: Sequence[Server], image: Image, big: Blob, *,
                 with usage.used_by(server.pids) as used:
                     done = load.ask_again_and_again(server.url(content), connections=connections, seconds=seconds)
                 results.add(key, server.name, done.bytes / 1e6 / used.cpu_seconds)
+                results.add(f"{key}_all", server.name, done.bytes / 1e6 / (used.cpu_seconds + done.cpu_seconds))
 
 
 def cold(results: Results, servers: Sequence[Server], registry: RegistryProcess, upstream: Server, rounds: int) -> None:
@@ -105,42 +107,59 @@ def slow_upstream(upstream: RegistryProcess, folder: Path, rounds: int) -> str:
     )
 
 
-def tls(server: Server, folder: Path, image: Image, big: Blob, *, seconds: int) -> str:
-    """Put nginx with TLS before a server, and see what both together do for a CPU second."""
+def tls(plain: Server, upstream: str, folder: Path, image: Image, big: Blob, *, seconds: int) -> str:
+    """Speak TLS, the mirror by itself and nginx before it, and see what is left of a CPU second."""
+    manifest, content = f"manifests/{image.digest}", f"blobs/{big.digest}"
     texts = []
-    with nginx_before(server, folder) as front:
-        for path, connections, unit in (
-            (f"manifests/{image.digest}", 16, "requests"),
-            (f"blobs/{big.digest}", 4, "MB"),
+    with nginx_before(plain, folder) as front, mirror_with_tls(upstream, folder) as own:
+        load.fetch([own.url(manifest), own.url(content)], insecure=True)
+        for title, path, connections, is_new in (
+            ("manifests", manifest, 16, False),
+            ("manifests, each on a connection of its own,", manifest, 16, True),
+            ("MB of a blob", content, 4, False),
         ):
             values = []
-            for one in (server, front):
+            for one in (plain, own, front):
                 with usage.used_by(one.pids) as used:
-                    done = load.ask_again_and_again(one.url(path), connections=connections, seconds=seconds)
-                values.append((done.requests if unit == "requests" else done.bytes / 1e6) / used.cpu_seconds)
-            texts.append(f"{values[1]:,.0f} instead of {values[0]:,.0f} {unit}")
-    return f"With nginx speaking TLS before the mirror, both together did {' and '.join(texts)} per CPU second."
+                    done = load.ask_again_and_again(
+                        one.url(path), connections=connections, seconds=seconds, each_on_its_own=is_new
+                    )
+                values.append((done.requests if path == manifest else done.bytes / 1e6) / used.cpu_seconds)
+            texts.append(f"{title} {values[0]:,.0f}, {values[1]:,.0f} and {values[2]:,.0f}")
+    told = "; ".join(texts)
+    return f"HTTP, the mirror's own HTTPS, and nginx with HTTPS before it, for each CPU second of all of them: {told}."
 
 
 def workers(upstream: str, folder: Path, image: Image, *, seconds: int) -> str:
-    """Compare one worker with two, on hot manifests by digest; wrk takes its share of the same cores."""
-    rates, per_cpu = [], []
+    """Compare one worker with two on hot manifests by digest: as the machine likes, and all of them on one core.
+
+    wrk takes its share of the same cores, so that the rate says little; what two cost each other shows where they share
+    a core and wrk has the other.
+    """
+    rates, on_one_core, shares = [], [], []
     for count in (1, 2):
         with mirror(upstream, folder / str(count), workers=count) as server:
             url = server.url(f"manifests/{image.digest}")
             load.fetch([url])
-            samples = []
-            for _ in range(3):
-                with usage.used_by(server.pids) as used:
-                    done = load.ask_again_and_again(url, connections=64, seconds=seconds)
-                samples.append((done.requests / done.seconds, done.requests / used.cpu_seconds))
-        rates.append(statistics.median(rate for rate, _ in samples))
-        per_cpu.append(statistics.median(rate for _, rate in samples))
+            free = [_ask(server, url, seconds) for _ in range(3)]
+            for pid in server.pids:
+                os.sched_setaffinity(pid, {0})
+            pinned = [_ask(server, url, seconds, core=1) for _ in range(3)]
+        rates.append(statistics.median(done.requests / done.seconds for done, _ in free))
+        shares.append(statistics.median(done.cpu_seconds / done.seconds for done, _ in free))
+        on_one_core.append(statistics.median(done.requests / used.cpu_seconds for done, used in pinned))
     return (
         f"Hot manifests by digest, 64 connections: {rates[0]:,.0f} requests per second with one worker,"
-        f" {rates[1]:,.0f} with two ({rates[1] / rates[0]:.2f} times), with wrk on the same cores; per CPU second of"
-        f" the workers {per_cpu[0]:,.0f} and {per_cpu[1]:,.0f}."
+        f" {rates[1]:,.0f} with two ({rates[1] / rates[0]:.2f} times), while wrk took {shares[0]:.2f} and"
+        f" {shares[1]:.2f} of the same two cores. With wrk on a core of its own and all workers on the other:"
+        f" {on_one_core[0]:,.0f} requests per CPU second of one worker, {on_one_core[1]:,.0f} of two."
     )
+
+
+def _ask(server: Server, url: str, seconds: int, *, core: int | None = None) -> tuple[load.Load, usage.Usage]:
+    with usage.used_by(server.pids) as used:
+        done = load.ask_again_and_again(url, connections=64, seconds=seconds, core=core)
+    return done, used
 
 
 def memory(results: Results, servers: Sequence[Server]) -> None:

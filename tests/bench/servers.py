@@ -156,6 +156,14 @@ def nginx_before(server: Server, folder: Path) -> Iterator[Server]:
 
 
 @contextmanager
+def mirror_with_tls(upstream: str, folder: Path) -> Iterator[Server]:
+    """Run the mirror with the certificate that `nginx_before` has made in the same folder."""
+    files = f'tls_certificate = "{folder}/certificate.pem"\ntls_key = "{folder}/key.pem"\n'
+    with mirror(upstream, folder / "mirror", extra=f"[server]\n{files}") as server:
+        yield replace(server, base_url=server.base_url.replace("http:", "https:"))
+
+
+@contextmanager
 def running_nginx(server: str, port: int, folder: Path, *, scheme: str = "http") -> Iterator[Server]:
     """Run nginx with one ``server`` block."""
     folder.chmod(0o755)
