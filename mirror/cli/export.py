@@ -15,7 +15,7 @@ from mirror.cli.images import add_image_options, read_images, read_platforms
 from mirror.cli.options import add_cache_options, load_cache_config
 from mirror.cli.progress import Progress, format_bytes
 from mirror.engine.stored_images import StoredImages
-from mirror.errors import NotStored, UsageError
+from mirror.errors import NotStored, StorageError, UsageError
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.layout import render_index
 from mirror.storage.archive import write_archive
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ConfigError, UsageError: the configuration, or what was typed, cannot be used.
         NotStored: an image is not in the cache; nothing was written.
-        StorageError, OSError: what is in the cache is damaged, or the file cannot be written.
+        StorageError: what is in the cache is damaged, or the file cannot be written.
     """
     logs.silence()
     is_piped = options.output == _STANDARD_OUTPUT
@@ -118,8 +118,11 @@ def _opened(output: str) -> Iterator[IO[bytes]]:
             stream.flush()
             os.fsync(stream.fileno())
         beside.replace(path)
+    except OSError as error:
+        raise StorageError(f"cannot write {output}: {error.strerror}") from error
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink()
 
 
 def _warn(image: StoredImage) -> None:

@@ -79,7 +79,11 @@ def run(options: argparse.Namespace) -> int:
 def _opened(file: str) -> Iterator[tuple[io.BufferedReader, int | None]]:
     """Open the archive, and tell its size where it has one."""
     if file != _STANDARD_INPUT:
-        with Path(file).open("rb") as stream:
+        try:
+            stream = Path(file).open("rb")  # noqa: SIM115 - the next line closes it
+        except OSError as error:
+            raise StorageError(f"cannot read {file}: {error.strerror}") from error
+        with stream:
             yield stream, os.fstat(stream.fileno()).st_size or None
         return
     if sys.stdin.isatty():

@@ -45,9 +45,15 @@ class PullThrough:
         return None if loaded is None else (loaded, ttl_seconds)
 
     async def manifest(
-        self, upstream: Upstream, repository: Repository, reference: Reference, *, with_body: bool
+        self,
+        upstream: Upstream,
+        repository: Repository,
+        reference: Reference,
+        *,
+        with_body: bool,
+        anew: bool = False,
     ) -> ManifestAnswer:
-        """Answer for a manifest; a tag's HEAD needs no body and fetches none.
+        """Answer for a manifest; a tag's HEAD needs no body and fetches none. ``anew``: ask where a tag points now.
 
         Raises:
             NotFound, Denied, Remembered: the upstream's answer, now or a moment ago.
@@ -56,7 +62,7 @@ class PullThrough:
         if not isinstance(reference, Tag):
             loaded, outcome = await self._manifests.get(upstream, repository, reference)
             return ManifestAnswer(descriptor=loaded.descriptor, outcome=outcome, body=loaded.body)
-        tag = await self._tags.resolve(upstream, repository, reference)
+        tag = await self._tags.resolve(upstream, repository, reference, anew=anew)
         if not with_body:
             self._manifests.note_use(repository, tag.descriptor.digest)
             return ManifestAnswer(descriptor=tag.descriptor, outcome=tag.outcome, ttl_seconds=tag.ttl_seconds)

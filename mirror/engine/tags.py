@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
@@ -62,8 +63,8 @@ class Tags:
         self._clock = clock
         self._overdue: set[str] = set()
 
-    async def resolve(self, upstream: Upstream, repository: Repository, tag: Tag) -> Resolved:
-        """Say what a tag points at.
+    async def resolve(self, upstream: Upstream, repository: Repository, tag: Tag, *, anew: bool = False) -> Resolved:
+        """Say what a tag points at; with ``anew`` the upstream is asked, however fresh what is known is.
 
         Raises:
             NotFound, Denied, Remembered: the upstream's answer, now or a moment ago.
@@ -73,14 +74,17 @@ class Tags:
         decision = self._decide(key, await self._memory.find(key), upstream)
         if not isinstance(decision, Serve):  # what another worker was told since counts for more
             decision = self._decide(key, await self._recall(key, upstream, repository, tag), upstream)
+        since = -math.inf
+        if anew and isinstance(decision, Serve) and not upstream.is_offline:
+            since, decision = self._clock(), Revalidate(decision.stored, may_serve_stale=True, stale_for_seconds=0)
         match decision:
             case Serve():
                 return Resolved(decision.stored.descriptor, Outcome.HIT, decision.ttl_seconds)
             case Fetch():
-                fetched, was_collapsed = await self._ask(key, upstream, repository, tag)
+                fetched, was_collapsed = await self._ask(key, upstream, repository, tag, since)
                 return Resolved(fetched.descriptor, Outcome.COALESCED if was_collapsed else Outcome.MISS)
             case Revalidate():
-                return await self._revalidate(key, decision, upstream, repository, tag)
+                return await self._revalidate(key, decision, upstream, repository, tag, since)
             case _:
                 assert_never(decision)
 
@@ -105,12 +109,12 @@ class Tags:
         return stored
 
     async def _revalidate(
-        self, key: str, decision: Revalidate, upstream: Upstream, repository: Repository, tag: Tag
+        self, key: str, decision: Revalidate, upstream: Upstream, repository: Repository, tag: Tag, since: float
     ) -> Resolved:
         before = decision.stored.descriptor
         try:
             async with asyncio.timeout(self._deadline_seconds(key, decision, upstream)):
-                confirmed, _ = await self._ask(key, upstream, repository, tag)
+                confirmed, _ = await self._ask(key, upstream, repository, tag, since)
         except (UpstreamError, TimeoutError) as error:
             if not decision.may_serve_stale:
                 raise
@@ -130,14 +134,17 @@ class Tags:
             self._overdue.discard(key)
         return asking_seconds(is_struggling=upstream.is_struggling())
 
-    async def _ask(self, key: str, upstream: Upstream, repository: Repository, tag: Tag) -> tuple[StoredTag, bool]:
-        return await self._flights.run(key, lambda: self._refresh(key, upstream, repository, tag))
+    async def _ask(
+        self, key: str, upstream: Upstream, repository: Repository, tag: Tag, since: float
+    ) -> tuple[StoredTag, bool]:
+        return await self._flights.run(key, lambda: self._refresh(key, upstream, repository, tag, since))
 
-    async def _refresh(self, key: str, upstream: Upstream, repository: Repository, tag: Tag) -> StoredTag:
+    async def _refresh(self, key: str, upstream: Upstream, repository: Repository, tag: Tag, since: float) -> StoredTag:
+        """Ask the upstream, unless somebody has ``since`` then, and what was said is fresh."""
         async with self._locks.hold(f"tag:{key}"):
             stored = await self._index.find_tag(repository, tag)
             decision = self._decide(key, stored, upstream)
-            if isinstance(decision, Serve):  # another worker has asked while this one waited
+            if isinstance(decision, Serve) and decision.stored.confirmed_at >= since:  # while this one waited
                 await self._memory.put(key, decision.stored)
                 return decision.stored
             try:

@@ -119,7 +119,7 @@ class _Fetching:
         self._repository = repository
 
     async def fetch(self, reference: Reference) -> tuple[Manifest, Outcome]:
-        answer = await self._pull.manifest(self._upstream, self._repository, reference, with_body=True)
+        answer = await self._pull.manifest(self._upstream, self._repository, reference, with_body=True, anew=True)
         descriptor = answer.descriptor
         body = answer.body or b""
         return parse(body, content_type=descriptor.media_type, digest=descriptor.digest), answer.outcome

@@ -1,14 +1,20 @@
-"""Blobs that are brought and not fetched: verified beside the store, and named in it when all of them have come."""
+"""Blobs that are brought and not fetched: verified beside the store, and named in it when all of them have come.
+
+partial/<random>.import/     a folder that is locked as long as its process lives
+    <hex>                    one blob
+"""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
-from typing import TYPE_CHECKING, Self
+import shutil
+from typing import TYPE_CHECKING, Final, Self
 
 from mirror.errors import ArchiveInvalid, StorageError
-from mirror.storage.files import TEMPORARY_SUFFIX, remove_quietly, rename_durably, write_all
+from mirror.storage.files import rename_durably, write_all
 from mirror.storage.seals import seal
 
 if TYPE_CHECKING:
@@ -19,6 +25,21 @@ if TYPE_CHECKING:
     from mirror.storage.files import Layout
 
 
+_SUFFIX: Final = ".import"
+
+
+def remove_abandoned(layout: Layout) -> None:
+    """Remove what imports that were killed have left; those that run keep what they have."""
+    for folder in layout.partial.glob(f"*{_SUFFIX}"):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+
+
 class Arrivals:
     """What has come; whatever was not kept when the block ends is removed."""
 
@@ -26,15 +47,21 @@ class Arrivals:
         """Take a layout whose folders exist, and how much of the file system stays free."""
         self._layout = layout
         self._min_free_bytes = min_free_bytes
+        self._folder = layout.partial / f"{secrets.token_hex(8)}{_SUFFIX}"
         self._sizes: dict[Digest, int] = {}
         self._temporary: dict[Digest, Path] = {}
 
     def __enter__(self) -> Self:
+        remove_abandoned(self._layout)
+        with _translated():
+            self._folder.mkdir()
+            self._lock = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for path in self._temporary.values():
-            remove_quietly(path)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        os.close(self._lock)
         self._temporary.clear()
 
     def size_of(self, digest: Digest) -> int | None:
@@ -96,8 +123,7 @@ class Arrivals:
 
     def _open(self, digest: Digest, size_bytes: int, stack: contextlib.ExitStack) -> int:
         self._check_room(size_bytes)
-        path = self._layout.partial / f"{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
-        self._temporary[digest] = path
+        path = self._temporary[digest] = self._folder / digest.encoded
         with _translated():
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         stack.callback(os.close, descriptor)

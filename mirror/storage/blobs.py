@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from mirror.errors import DigestInvalid, StorageError
 from mirror.oci.digest import Digest
 from mirror.ports import Space
+from mirror.storage.arrivals import remove_abandoned
 from mirror.storage.files import (
     ORIGIN_SUFFIX,
     READ_CHUNK_BYTES,
@@ -215,6 +216,7 @@ class FileBlobStore:
 
     def clean(self) -> None:
         """Remove what killed processes left and nobody can go on with; only before any worker of this cache runs."""
+        remove_abandoned(self._layout)
         for path in self._layout.partial.iterdir():
             digest = _digest_of(path)
             is_left_alone = path.suffix == ORIGIN_SUFFIX and not path.with_suffix("").exists()

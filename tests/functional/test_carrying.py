@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import io
 import json
 import os
@@ -181,8 +182,22 @@ def test_export_is_used_as_it_is_meant(run: Run, tmp_path: Path, capsys: pytest.
     for wrong in (["-o", "x.tar"], ["A:1", "-o", "x.tar"], ["a", "--platform", "linux", "-o", "x.tar"]):
         assert run("export", *wrong) == 2
     assert run("export", "a", "--json", "-o", "-") == 2
+    assert run("import", "missing.tar") == 1
+    assert "cannot read missing.tar: No such file" in capsys.readouterr().err
     assert run("export", "--from", "missing", "-o", "x.tar") == 2
     assert all(line.startswith("mirror: ") for line in capsys.readouterr().err.splitlines())
+
+
+@pytest.mark.parametrize(("output", "said"), [("none/x.tar", "No such file"), ("cache", "directory")])
+async def test_where_it_cannot_be_written_it_says_so(
+    client: MirrorClient, tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str], output: str, said: str
+) -> None:
+    before = sorted(tmp_path.iterdir())
+    assert await asyncio.to_thread(run, "export", "alpine:3.20", "-o", output) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"mirror: cannot write {output}: ")
+    assert said in error
+    assert sorted(tmp_path.iterdir()) == before
 
 
 # import
@@ -202,6 +217,21 @@ async def test_a_running_mirror_serves_what_is_imported(start_mirror: StartMirro
     tags = await client.get("/v2/library/alpine/tags/list")
     assert tags.json["tags"] == ["3.20"]
     assert b'mirror_cache_objects{kind="blob"} 6.0\n' in (await client.get("/metrics")).body
+
+
+async def test_what_a_killed_import_has_left_goes_with_the_next(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "images.tar").write_bytes(pack(layout((IMAGE, ALPINE))))
+    abandoned, running = (tmp_path / "cache" / "partial" / f"{name}.import" for name in ("abandoned", "running"))
+    for folder in (abandoned, running):
+        folder.mkdir(parents=True)
+        (folder / ("0" * 64)).write_bytes(b"half a blob")
+    descriptor = os.open(running, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    assert await asyncio.to_thread(run, "import", "images.tar") == 0
+    assert [folder.exists() for folder in (abandoned, running)] == [False, True]
+    os.close(descriptor)
+    async with mirror_client(tmp_path / "cache", {"cache.offline": True}):
+        assert not running.exists()
 
 
 async def test_an_archive_may_be_packed_piped_and_named(

@@ -65,7 +65,7 @@ def statuses(mirror: MirrorProcess, name: str, image: Image) -> dict[str, str]:
 def test_what_a_running_mirror_has_fetched_is_there_without_its_upstream(
     upstream: RegistryProcess, workers: int
 ) -> None:
-    with mirror_of(upstream, workers, extra='[cache]\ntag_ttl = "0s"\n') as mirror:
+    with mirror_of(upstream, workers, extra='[cache]\ntag_ttl = "1h"\n') as mirror:
         mirror.start()
         result = ask(mirror, "warm", "alpine:3.20", APP, APP, "--json").result
         assert result["failed"] == []
@@ -83,6 +83,20 @@ def test_what_a_running_mirror_has_fetched_is_there_without_its_upstream(
             for name, image in ((ALPINE, PLAIN), (APP, HERE)):
                 assert set(statuses(mirror, name, image).values()) == {"mirror; hit"}
                 assert mirror.request(f"/v2/{name.replace(':', '/manifests/')}").status == 200
+
+
+def test_it_asks_where_a_tag_points_now_however_fresh_that_is(upstream: RegistryProcess) -> None:
+    upstream.add("library/moving", "1", PLAIN)
+    with mirror_of(upstream, extra='[cache]\ntag_ttl = "1h"\n') as mirror:
+        mirror.start()
+        assert ask(mirror, "warm", "moving:1", "--json").result["images"][0]["digest"] == PLAIN.digest
+        upstream.add("library/moving", "1", LARGE)
+        assert ask(mirror, "warm", "moving:1", "--json").result["images"][0]["digest"] == LARGE.digest
+        assert mirror.request("/v2/library/moving/manifests/1").headers["docker-content-digest"] == LARGE.digest
+        with stopped(upstream):
+            done = ask(mirror, "warm", "moving:1")
+            assert (done.code, done.err) == (0, "")
+            assert "its upstream could not say whether the tag has moved" in done.out
 
 
 @contextlib.contextmanager
