@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 _BLOCK_BYTES: Final = 512
 _END: Final = bytes(2 * _BLOCK_BYTES)
 MOST_MEMBERS: Final = 50_000
-_HEADERS_LIMIT_BYTES: Final = 2 * READ_CHUNK_BYTES  # between two members; one chunk of it may be read ahead
+_HEADERS_LIMIT_BYTES: Final = 1024 * 1024  # between two members; one piece of it may be read ahead
+_PIECE_BYTES: Final = 64 * 1024  # `tarfile` makes new bytes of each; larger ones would be mapped and unmapped each time
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 # what `tarfile` and `gzip` raise for input that makes no sense
 _NONSENSE: Final = (tarfile.TarError, zlib.error, gzip.BadGzipFile, EOFError, ValueError, LookupError, ArithmeticError)
@@ -70,13 +71,14 @@ def _write_blob(stream: IO[bytes], layout: Layout, digest: Digest, wrote: Callab
         raise StorageError(f"cannot read {digest}: {error.strerror}") from error
     with os.fdopen(descriptor, "rb", buffering=0) as stored:
         size_bytes = os.fstat(descriptor).st_size
-        hasher, written_bytes = digest.hasher(), 0
+        hasher, remaining_bytes = digest.hasher(), size_bytes
+        buffer = memoryview(bytearray(READ_CHUNK_BYTES))
         stream.write(_header(blob_name(digest), size_bytes))
-        while written_bytes < size_bytes and (chunk := stored.read(min(READ_CHUNK_BYTES, size_bytes - written_bytes))):
-            hasher.update(chunk)
-            stream.write(chunk)
-            written_bytes += len(chunk)
-            wrote(len(chunk))
+        while remaining_bytes and (read_bytes := stored.readinto(buffer[:remaining_bytes])):
+            hasher.update(buffer[:read_bytes])
+            stream.write(buffer[:read_bytes])
+            remaining_bytes -= read_bytes
+            wrote(read_bytes)
         if not digest.matches(hasher):
             raise StorageError(f"{digest} is damaged in this cache; pull its image again through the mirror")
         stream.write(_padding(size_bytes))
@@ -102,7 +104,7 @@ class Member:
         remaining_bytes = self.size_bytes
         while remaining_bytes:
             with _translated():
-                piece = self.content.read(min(READ_CHUNK_BYTES, remaining_bytes))
+                piece = self.content.read(min(_PIECE_BYTES, remaining_bytes))
             if not piece:
                 raise ArchiveInvalid(f"the archive ends in the middle of {quote(self.name)}")
             remaining_bytes -= len(piece)
@@ -119,7 +121,7 @@ def read_archive(stream: io.BufferedReader, *, most_members: int = MOST_MEMBERS)
         is_packed = stream.peek(len(_GZIP_MAGIC)).startswith(_GZIP_MAGIC)
         source = _Source(gzip.GzipFile(fileobj=stream) if is_packed else stream)
         # it takes anything that it can read from, and has nothing to close
-        archive = tarfile.open(fileobj=source, mode="r|", bufsize=READ_CHUNK_BYTES)  # type: ignore[call-overload]  # noqa: SIM115
+        archive = tarfile.open(fileobj=source, mode="r|", bufsize=_PIECE_BYTES)  # type: ignore[call-overload]  # noqa: SIM115
     names: set[str] = set()
     for _ in range(most_members):
         found = _next(archive, source)
@@ -176,7 +178,7 @@ def _check(found: tarfile.TarInfo, names: set[str]) -> str:
 def _skip(member: Member) -> None:
     """Read what the consumer has left: `tarfile` would do it where headers are expected."""
     with _translated():
-        while member.content.read(READ_CHUNK_BYTES):
+        while member.content.read(_PIECE_BYTES):
             pass
 
 

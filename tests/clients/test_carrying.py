@@ -91,7 +91,7 @@ def test_other_clients_read_what_is_exported(
     assert ask(mirror, "warm", *images).code == 0
     every, one = tmp_path / "every.tar", tmp_path / "one.tar"
     assert ask(mirror, "export", *images, "-o", str(every)).code == 0
-    for name, (upstream, repository, pullable) in images.items():
+    for name, (upstream, repository, pullable) in list(images.items())[1:]:  # one of Docker's types, one of OCI's
         full, config = f"{upstream}/{repository}:1", image_of(pullable).config.digest
         assert ask(mirror, "export", name, "-o", str(one)).code == 0
         assert full in podman.run("podman", "load", "--input", str(one)).stdout
