@@ -31,7 +31,9 @@ from mirror.engine.pull import PullThrough
 from mirror.engine.refusals import Refusals
 from mirror.engine.source import Source
 from mirror.engine.tags import Tags
+from mirror.engine.upkeep import Upkeep
 from mirror.engine.usage import Usage
+from mirror.engine.verification import Verification
 from mirror.errors import MirrorError
 from mirror.policy import Bounds, TagLifetime
 from mirror.storage.blobs import FileBlobStore
@@ -40,7 +42,9 @@ from mirror.storage.files import Layout
 from mirror.storage.index import DiskIndex
 from mirror.storage.locks import FileLocks
 from mirror.storage.memory import HotValues
+from mirror.storage.records import LinkRecords
 from mirror.storage.sizes import RepositorySizes
+from mirror.storage.walking import StoredFiles
 from mirror.telemetry import logs
 from mirror.telemetry.metrics import Metrics, render
 from mirror.telemetry.observers import RequestObservers, UpstreamObservers
@@ -148,7 +152,6 @@ async def running(
         eviction.tell(pull)
         await eviction.measure()
         stack.push_async_callback(eviction.write_usage)
-        _ = supervisor.start(eviction.run(), name="eviction")
 
         reporter = Reporter(
             counter=tally,
@@ -187,6 +190,7 @@ async def running(
             await _listen(watching, metrics_sockets, config.server, stack, supervisor, None)
         if tls is not None:
             _ = supervisor.start(tls.follow(), name="follow certificate")
+        _look_after(config, supervisor, eviction, layout, index, store, locks, pull, doubts, clock)
         _ = supervisor.start(_resume(store, downloads, upstreams), name="resume downloads")
         _ = supervisor.start(_watch(sources, refusals), name="watch credentials")
         yield registry
@@ -294,6 +298,37 @@ def _pull_through(  # noqa: PLR0913, PLR0917 - the root hands on what it has mad
         usage=usage,
     )
     return PullThrough(tags, manifests, blobs, Lists(index, HotValues(limit=_HOT_LIST_BYTES), clock))
+
+
+def _look_after(  # noqa: PLR0913, PLR0917 - the root hands on what it has made
+    config: Config,
+    supervisor: Supervisor,
+    eviction: Eviction,
+    layout: Layout,
+    index: DiskIndex,
+    store: FileBlobStore,
+    locks: FileLocks,
+    pull: PullThrough,
+    doubts: Doubts,
+    clock: Clock,
+) -> None:
+    """Begin what keeps the cache within its bounds and goes through it behind the scenes."""
+    _ = supervisor.start(eviction.run(), name="eviction")
+    files = StoredFiles(layout)
+    upkeep = Upkeep(
+        records=LinkRecords(layout),
+        accounts=index,
+        files=files,
+        store=store,
+        notes=index,
+        locks=locks,
+        eviction=eviction,
+        memory=pull,
+    )
+    _ = supervisor.start(upkeep.run(), name="upkeep")
+    if config.cache.verify:
+        verification = Verification(files=files, accounts=index, notes=index, locks=locks, doubts=doubts, clock=clock)
+        _ = supervisor.start(verification.run(), name="verification")
 
 
 async def _resume(store: FileBlobStore, downloads: Downloads, upstreams: Mapping[str, Upstream]) -> None:

@@ -7,7 +7,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from mirror.oci.descriptor import Descriptor
@@ -388,6 +388,135 @@ class Accounts(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What is written down of a repository, as far as its content is stored, up to ``mark``.
+
+    ``pins`` are tags or digests, as they were written, and what they named.
+    """
+
+    repository: Repository
+    mark: str
+    manifests: Mapping[Digest, str]
+    blobs: Sequence[Digest]
+    tags: Sequence[tuple[Tag, Digest]]
+    pins: Sequence[tuple[str, Digest]]
+
+
+class Records(Protocol):
+    """What is written down of each repository, apart from index and accounts, which may be lost."""
+
+    async def repositories(self) -> Sequence[Repository]:
+        """List the repositories of which something is written down."""
+        ...
+
+    async def read(self, repository: Repository, mark: str | None) -> Record | None:
+        """Return what is written down; None where that ends at ``mark``."""
+        ...
+
+    async def compact(self, repository: Repository) -> bool:
+        """Leave out what is no longer stored, once in a while; False where nothing was left."""
+        ...
+
+
+class Bookkeeping(Protocol):
+    """The accounts, for who holds them against what is there."""
+
+    async def catch_up(self, repository: Repository) -> None:
+        """Take what is written down of a repository into the index."""
+        ...
+
+    async def retire(self, repository: Repository) -> None:
+        """Take a repository of which nothing is left out of the catalog."""
+        ...
+
+    async def find_mark(self, repository: Repository) -> str | None:
+        """Return how far what is written down of a repository is accounted for."""
+        ...
+
+    async def lacking(self, repository: Repository, manifests: Sequence[Digest]) -> Sequence[Digest]:
+        """Return the manifests that are not accounted for as the repository's."""
+        ...
+
+    async def restore_manifest(self, repository: Repository, manifest: Manifest, used: float) -> None:
+        """Account for a stored manifest that was last used at ``used``, as far as one can tell."""
+        ...
+
+    async def restore(self, record: Record) -> None:
+        """Account for the rest of what is written down of a repository."""
+        ...
+
+    async def on_shelf(self, shelf: str) -> Mapping[Digest, int]:
+        """Return what is accounted for of one shelf, and its size."""
+        ...
+
+    async def restore_blob(self, digest: Digest, size_bytes: int, used: float) -> None:
+        """Account for a stored file."""
+        ...
+
+    async def strike(self, digests: Sequence[Digest]) -> Removal:
+        """Forget content whose file is gone."""
+        ...
+
+    async def doomed(self, limit: int) -> Sequence[Digest]:
+        """Return what was forgotten and whose files may still be there."""
+        ...
+
+    async def bury(self, digests: Sequence[Digest]) -> None:
+        """Note that these files are gone."""
+        ...
+
+    async def totals(self) -> Totals:
+        """Return how much is stored."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFile:
+    """A file of the store: its size, and when it was stored."""
+
+    size_bytes: int
+    stored_at: float
+
+
+class Files(Protocol):
+    """The files of the store, shelf by shelf: what begins with the same digits lies together."""
+
+    async def shelves(self) -> Sequence[str]:
+        """List the shelves in order, each by how its digests begin (``sha256:ab``)."""
+        ...
+
+    async def on_shelf(self, shelf: str) -> Mapping[Digest, StoredFile]:
+        """Return the files of one shelf."""
+        ...
+
+    async def find(self, digest: Digest) -> StoredFile | None:
+        """Look at one file."""
+        ...
+
+    async def is_on_its_way(self, digest: Digest) -> bool:
+        """Say whether there is a download of it, which may get its name at any moment."""
+        ...
+
+    async def remove(self, digests: Sequence[Digest]) -> None:
+        """Take the names of stored files away; who has one open reads on."""
+        ...
+
+    async def sweep(self) -> int:
+        """Remove temporary files that nobody can be writing any more; return how many there were."""
+        ...
+
+    async def check(self, digest: Digest, pace: Callable[[int], Awaitable[None]]) -> bool | None:
+        """Hash a file, past the page cache; remove it where it is not what it should be. None where there is none.
+
+        ``pace`` is told of each stretch that was read, and says by when the next may be.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Space:
     """Room in the file system of the store, and what downloads in progress make of it.
 
@@ -442,8 +571,11 @@ class Memory(Protocol[V]):
 class Locks(Protocol):
     """Mutual exclusion among the worker processes of one cache."""
 
-    def hold(self, key: str) -> AbstractAsyncContextManager[None]:
-        """Wait for the key and keep it while the block runs; dropped by the kernel when the process dies."""
+    def hold(self, key: str, *, longest_wait_seconds: float = 0.005) -> AbstractAsyncContextManager[None]:
+        """Wait for the key and keep it while the block runs; dropped by the kernel when the process dies.
+
+        Who waits looks again ever less often, ``longest_wait_seconds`` apart in the end.
+        """
         ...
 
 

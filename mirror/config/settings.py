@@ -125,6 +125,7 @@ class CacheConfig:
     tag_ttl_seconds: float = setting(values.duration(), "1m")
     stale_if_error_seconds: float = setting(values.duration(), "7d")
     negative_ttl_seconds: float = setting(values.duration(), "10s")
+    verify: bool = setting(values.BOOLEAN, default=True)
     offline: bool = setting(values.BOOLEAN, default=False)
 
 

@@ -156,7 +156,7 @@ class Blobs:
             return True
         if stored.size_bytes == await self._index.stored_size(digest):
             return True
-        await self._stored.condemn(digest, stored.readable_now())
+        await self._stored.condemn(digest)
         return False
 
     async def _follow(

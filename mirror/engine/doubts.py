@@ -62,16 +62,17 @@ class Doubts:
         stored.close()
         return None
 
-    async def condemn(self, digest: Digest, size_bytes: int) -> None:
+    async def condemn(self, digest: Digest) -> None:
         """Remove a blob that is known to be damaged."""
-        self._note(digest, size_bytes)
+        self.note(digest)
         try:
             await self._store.remove([digest])
         except StorageError as error:
             log.error("store.failed", digest=str(digest), error=str(error))
 
-    def _note(self, digest: Digest, size_bytes: int) -> None:
-        log.error("blob.damaged", digest=str(digest), size_bytes=size_bytes)
+    def note(self, digest: Digest) -> None:
+        """Say that a blob was damaged, and is removed."""
+        log.error("blob.damaged", digest=str(digest))
         self._observer.blob_damaged()
 
     def _examine(self, digest: Digest, stored: StoredBlob) -> asyncio.Task[bool]:
@@ -87,7 +88,7 @@ class Doubts:
         with closing(stored):
             is_right = await self._store.examine(digest, stored)
         if not is_right:
-            self._note(digest, stored.size_bytes)
+            self.note(digest)
         return is_right
 
 

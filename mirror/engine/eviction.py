@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -12,7 +12,7 @@ from mirror.errors import StorageError
 from mirror.policy import EvictionReason, excess_bytes, fits, room_to_make
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from mirror.engine.usage import Usage
     from mirror.oci.digest import Digest
@@ -78,6 +78,12 @@ class Eviction:
             StorageError: the cache folder cannot be measured.
         """
         await self._room_to_make()
+
+    @asynccontextmanager
+    async def held_off(self) -> AsyncIterator[None]:
+        """Let nothing be evicted, by this worker or another, while the block runs."""
+        async with self._turn, self._locks.hold(_LOCK):
+            yield
 
     def note_change(self) -> None:
         """Look soon: something was stored, or is on its way."""
@@ -153,7 +159,7 @@ class Eviction:
         unknown = set(await self._accounts.touch(digests)) if digests else set()
         if not unknown:
             return
-        async with self._turn, self._locks.hold(_LOCK):
+        async with self.held_off():
             for repository, digest in manifests:
                 if digest in unknown:
                     for memory in self._memory:
@@ -171,7 +177,7 @@ class Eviction:
         if await self._room_to_make() is None:
             self._is_full = False
             return None
-        async with self._turn, self._locks.hold(_LOCK):
+        async with self.held_off():
             found = await self._room_to_make()  # another worker may have made it meanwhile
             if found is None:
                 return None

@@ -153,6 +153,18 @@ class Facts:
                 self._note_end(repository, end)
         self._repositories.set(str(repository), 1, retry=True)
 
+    def list_again(self, repository: Repository) -> None:
+        """Catch up, and make sure that the repository is in the catalog."""
+        self.catch_up(repository)
+        if str(repository) not in self._repositories:
+            self._repositories.set(str(repository), 1, retry=True)
+
+    def retire(self, repository: Repository) -> None:
+        """Take a repository out of the catalog."""
+        self._repositories.delete(str(repository), retry=True)
+        self._facts.delete(f"links:{repository}", retry=True)
+        self._ends.pop(repository, None)
+
     def _is_news(self, repository: Repository, key: str, row: Mapping[str, Any] | None) -> bool:
         """Say whether a row of the link file counts: its content is there, and nothing newer is known."""
         if row is None:

@@ -23,7 +23,7 @@ from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository, Tag
 from mirror.policy import StoredTag
-from mirror.ports import Held, Removal, Totals
+from mirror.ports import Held, Record, Removal, Totals
 from mirror.storage.databases import is_damage
 from mirror.storage.facts import Facts
 from mirror.storage.files import Layout
@@ -181,6 +181,30 @@ class DiskIndex:
     def _forget(self, removal: Removal) -> None:
         self._facts.forget(removal.links, [(repository, str(tag)) for repository, tag in removal.tags])
 
+    async def pin(self, repository: Repository, reference: str, digest: Digest) -> None:
+        """Keep what a reference names, and what that needs, whatever its last use."""
+        await self._run(self._facts.change, repository, {f"!{reference}": {"digest": str(digest)}})
+        await self._account(self._ledger.pin, repository, reference, digest)
+
+    async def unpin(self, repository: Repository, reference: str) -> bool:
+        """Take a pin away; return whether there was one."""
+        await self._run(self._facts.change, repository, {f"!{reference}": None})
+        return bool(await self._account(self._ledger.unpin, repository, reference))
+
+    async def strike(self, digests: Sequence[Digest]) -> Removal:
+        """Forget content whose file is gone."""
+        removal = await self._account(self._ledger.strike, digests) or Removal()
+        await self._run(self._forget, removal)
+        return removal
+
+    async def on_shelf(self, shelf: str) -> Mapping[Digest, int]:
+        """Return what is accounted for of one shelf, and its size."""
+        return await self._account(self._ledger.on_shelf, shelf) or {}
+
+    async def restore_blob(self, digest: Digest, size_bytes: int, used: float) -> None:
+        """Account for a stored file."""
+        await self._account(self._ledger.add_blob, digest, size_bytes, used)
+
     async def doomed(self, limit: int) -> Sequence[Digest]:
         """Return what was forgotten and whose files may still be there."""
         return await self._account(self._ledger.doomed, limit) or ()
@@ -188,6 +212,32 @@ class DiskIndex:
     async def bury(self, digests: Sequence[Digest]) -> None:
         """Note that these files are gone."""
         await self._account(self._ledger.bury, digests)
+
+    # ---- from what is written down
+
+    async def catch_up(self, repository: Repository) -> None:
+        """Take what is written down of a repository into the index."""
+        await self._run(self._facts.list_again, repository)
+
+    async def retire(self, repository: Repository) -> None:
+        """Take a repository of which nothing is left out of the catalog."""
+        await self._run(self._facts.retire, repository)
+
+    async def find_mark(self, repository: Repository) -> str | None:
+        """Return how far what is written down of a repository is accounted for."""
+        return await self._account(self._ledger.find_mark, repository)
+
+    async def lacking(self, repository: Repository, manifests: Sequence[Digest]) -> Sequence[Digest]:
+        """Return the manifests that are not accounted for as the repository's."""
+        return await self._account(self._ledger.lacking, repository, manifests) or ()
+
+    async def restore_manifest(self, repository: Repository, manifest: Manifest, used: float) -> None:
+        """Account for a stored manifest that was last used at ``used``, as far as one can tell."""
+        await self._account(self._ledger.add_manifest, repository, manifest, used)
+
+    async def restore(self, record: Record) -> None:
+        """Account for the rest of what is written down of a repository."""
+        await self._account(self._ledger.restore, record)
 
     # ---- threads
 

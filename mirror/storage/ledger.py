@@ -8,70 +8,22 @@ its file is gone, so that a process that is killed in between leaves nothing beh
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository, Tag
 from mirror.oci.requests import Kind
 from mirror.ports import Removal, Totals
 from mirror.storage.databases import open_or_replace
+from mirror.storage.ledger_file import open_ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from mirror.oci.manifest import Manifest
+    from mirror.ports import Record
 
-_VERSION: Final = 1
-_BUSY_SECONDS = 5.0
-_SCHEMA: Final = """
-CREATE TABLE objects (
-    digest TEXT PRIMARY KEY, kind TEXT NOT NULL, size INTEGER NOT NULL, used REAL NOT NULL,
-    needed INTEGER NOT NULL DEFAULT 0, pinned INTEGER NOT NULL DEFAULT 0
-) WITHOUT ROWID;
-CREATE INDEX candidates ON objects (used) WHERE needed = 0 AND pinned = 0;
-CREATE TABLE needs (manifest TEXT, content TEXT, PRIMARY KEY (manifest, content)) WITHOUT ROWID;
-CREATE INDEX needs_by_content ON needs (content);
-CREATE TABLE holders (content TEXT, repository TEXT, PRIMARY KEY (content, repository)) WITHOUT ROWID;
-CREATE INDEX holders_by_repository ON holders (repository);
-CREATE TABLE tags (repository TEXT, tag TEXT, digest TEXT NOT NULL, PRIMARY KEY (repository, tag)) WITHOUT ROWID;
-CREATE INDEX tags_by_digest ON tags (digest);
-CREATE TABLE pins (repository TEXT, reference TEXT, digest TEXT NOT NULL, PRIMARY KEY (repository, reference))
-    WITHOUT ROWID;
-CREATE INDEX pins_by_digest ON pins (digest);
-CREATE TABLE doomed (digest TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE totals (kind TEXT PRIMARY KEY, objects INTEGER NOT NULL, bytes INTEGER NOT NULL) WITHOUT ROWID;
-INSERT INTO totals VALUES ('blob', 0, 0), ('manifest', 0, 0);
-
-CREATE TRIGGER object_added AFTER INSERT ON objects BEGIN
-    UPDATE totals SET objects = objects + 1, bytes = bytes + NEW.size WHERE kind = NEW.kind;
-    UPDATE objects SET needed = (SELECT COUNT(*) FROM needs WHERE content = NEW.digest),
-        pinned = EXISTS (SELECT 1 FROM pins WHERE digest = NEW.digest) WHERE digest = NEW.digest;
-    DELETE FROM doomed WHERE digest = NEW.digest;
-END;
-CREATE TRIGGER object_changed AFTER UPDATE OF kind, size ON objects BEGIN
-    UPDATE totals SET objects = objects - 1, bytes = bytes - OLD.size WHERE kind = OLD.kind;
-    UPDATE totals SET objects = objects + 1, bytes = bytes + NEW.size WHERE kind = NEW.kind;
-END;
-CREATE TRIGGER object_removed AFTER DELETE ON objects BEGIN
-    UPDATE totals SET objects = objects - 1, bytes = bytes - OLD.size WHERE kind = OLD.kind;
-    INSERT OR IGNORE INTO doomed VALUES (OLD.digest);
-END;
-CREATE TRIGGER need_added AFTER INSERT ON needs BEGIN
-    UPDATE objects SET needed = needed + 1 WHERE digest = NEW.content;
-END;
-CREATE TRIGGER need_removed AFTER DELETE ON needs BEGIN
-    UPDATE objects SET needed = needed - 1 WHERE digest = OLD.content;
-END;
-CREATE TRIGGER pin_added AFTER INSERT ON pins BEGIN
-    UPDATE objects SET pinned = 1 WHERE digest = NEW.digest;
-END;
-CREATE TRIGGER pin_removed AFTER DELETE ON pins BEGIN
-    UPDATE objects SET pinned = EXISTS (SELECT 1 FROM pins WHERE digest = OLD.digest) WHERE digest = OLD.digest;
-END;
-"""
 _OLDEST = "SELECT digest, used FROM objects WHERE needed = 0 AND pinned = 0 ORDER BY used LIMIT 1"
 _ADD = """
 INSERT INTO objects (digest, kind, size, used) VALUES (?, ?, ?, ?)
@@ -84,6 +36,12 @@ SELECT content FROM needs WHERE manifest = :manifest
     AND NOT EXISTS (SELECT 1 FROM holders WHERE content = needs.content AND repository = :repository)
     AND NOT EXISTS (SELECT 1 FROM needs AS other JOIN holders ON holders.content = other.manifest
         WHERE other.content = needs.content AND other.manifest != :manifest AND holders.repository = :repository)
+"""
+
+_HOLD_LOOSE = """
+INSERT OR IGNORE INTO holders SELECT :content, :repository WHERE NOT EXISTS (
+    SELECT 1 FROM needs JOIN holders ON holders.content = needs.manifest
+    WHERE needs.content = :content AND holders.repository = :repository)
 """
 
 
@@ -102,7 +60,7 @@ class Ledger:
 
     def open(self) -> None:
         """Open the database; one that was open before is taken for damaged."""
-        self._database = open_or_replace(self._path, _open, damaged=self._inode)
+        self._database = open_or_replace(self._path, open_ledger, damaged=self._inode)
         self._inode = self._path.stat().st_ino
 
     def close(self) -> None:
@@ -236,45 +194,48 @@ class Ledger:
             )
         return bool(found.rowcount)
 
+    # ---- held against the files
 
-def _open(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level="IMMEDIATE")
-    try:
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = NORMAL")
-        _create(database)
-        _check(database)
-    except BaseException:
-        database.close()
-        raise
-    return database
+    def on_shelf(self, shelf: str) -> Mapping[Digest, int]:
+        """Return what is accounted for whose digest begins with ``shelf`` (``sha256:ab``), and its size."""
+        rows = self._database.execute(
+            "SELECT digest, size FROM objects WHERE digest >= ? AND digest < ?", (shelf, f"{shelf}g")
+        )
+        return {Digest.parse(digest): size for digest, size in rows}
 
+    def strike(self, digests: Iterable[Digest]) -> Removal:
+        """Take out what has lost its file; a blob that is needed stays linked to those who hold it."""
+        removal = Removal()
+        with self._database:
+            for digest in digests:
+                row = self._database.execute("SELECT kind, needed FROM objects WHERE digest = ?", (str(digest),))
+                kind, needed = row.fetchone() or ("", 0)
+                if kind == Kind.MANIFEST.value or not needed:
+                    self._forget(str(digest), removal)
+                self._database.execute("DELETE FROM objects WHERE digest = ?", (str(digest),))
+                self._database.execute("DELETE FROM doomed WHERE digest = ?", (str(digest),))
+        return removal
 
-def _create(database: sqlite3.Connection) -> None:
-    """Make the tables where there are none; another worker may be doing the same."""
-    if database.execute("PRAGMA user_version").fetchone()[0]:
-        return
-    with closing(database.cursor()) as cursor:
-        cursor.execute("BEGIN IMMEDIATE")
-        if cursor.execute("PRAGMA user_version").fetchone()[0] == 0:
-            for statement in _statements(_SCHEMA):
-                cursor.execute(statement)
-            cursor.execute(f"PRAGMA user_version = {_VERSION}")
-        cursor.execute("COMMIT")
+    def find_mark(self, repository: Repository) -> str | None:
+        """Return how far the repository's link file is accounted for."""
+        row = self._database.execute("SELECT mark FROM accounted WHERE repository = ?", (str(repository),)).fetchone()
+        return None if row is None else str(row[0])
 
+    def lacking(self, repository: Repository, manifests: Iterable[Digest]) -> Sequence[Digest]:
+        """Return the manifests of which nothing is known, or not that the repository holds them."""
+        known = """SELECT 1 FROM objects JOIN holders ON content = digest
+            WHERE digest = ? AND repository = ? AND kind = 'manifest'"""
+        name = str(repository)
+        return [one for one in manifests if not self._database.execute(known, (str(one), name)).fetchone()]
 
-def _check(database: sqlite3.Connection) -> None:
-    version = database.execute("PRAGMA user_version").fetchone()[0]
-    if version != _VERSION:
-        raise sqlite3.DatabaseError(f"the ledger is of version {version}, not {_VERSION}")
-    database.execute("SELECT * FROM totals").fetchall()
-
-
-def _statements(script: str) -> Iterator[str]:
-    """Split a script; ``executescript`` would end the transaction first."""
-    statement = ""
-    for line in script.splitlines():
-        statement += line + "\n"
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
+    def restore(self, record: Record) -> None:
+        """Note a repository's pins and tags, and what it holds by itself; its manifests are accounted for."""
+        name = str(record.repository)
+        with self._database:
+            for digest in record.blobs:
+                self._database.execute(_HOLD_LOOSE, {"content": str(digest), "repository": name})
+            for reference, digest in record.pins:
+                self._database.execute("INSERT OR REPLACE INTO pins VALUES (?, ?, ?)", (name, reference, str(digest)))
+            for tag, digest in record.tags:
+                self._database.execute("INSERT OR REPLACE INTO tags VALUES (?, ?, ?)", (name, str(tag), str(digest)))
+            self._database.execute("INSERT OR REPLACE INTO accounted VALUES (?, ?)", (name, record.mark))

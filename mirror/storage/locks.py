@@ -29,13 +29,13 @@ class FileLocks:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
 
     @asynccontextmanager
-    async def hold(self, key: str) -> AsyncIterator[None]:
-        """Wait for the key and keep it while the block runs."""
+    async def hold(self, key: str, *, longest_wait_seconds: float = _LONGEST_WAIT_SECONDS) -> AsyncIterator[None]:
+        """Wait for the key and keep it while the block runs; look no less often than ``longest_wait_seconds``."""
         byte = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") >> 2
         wait_seconds = _FIRST_WAIT_SECONDS
         while not self._try(byte):
             await asyncio.sleep(wait_seconds)
-            wait_seconds = min(wait_seconds * 2, _LONGEST_WAIT_SECONDS)
+            wait_seconds = min(wait_seconds * 2, longest_wait_seconds)
         try:
             yield
         finally:
