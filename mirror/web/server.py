@@ -90,9 +90,8 @@ class Handler:
 
     async def _answer(self, request: web.BaseRequest, exchange: Exchange, client: Client) -> web.StreamResponse:
         try:
-            if (
-                request.raw_path.partition("?")[0] in PROBES
-            ):  # who looks after us is answered, whatever else is going on
+            # who looks after us is answered, whatever else is going on
+            if request.raw_path.partition("?")[0] in PROBES:
                 return await self._dispatch(request, exchange, read_target(request.raw_path))
             with self._share(request, client):
                 if self.entrance.gate is not None:

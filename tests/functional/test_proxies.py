@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +14,13 @@ from structlog.testing import capture_logs
 
 from mirror.app import prepare_store, running
 from mirror.web.htpasswd import Htpasswd
+from tests.bench.servers import running_nginx
 from tests.functional.conftest import StartMirror
 from tests.support.images import docker_image
-from tests.support.mirrors import configure, settings
-from tests.support.passwords import PASSWORD, USER, write_htpasswd
+from tests.support.mirrors import MirrorProcess, configure, settings
+from tests.support.passwords import PASSWORD, USER, basic, write_htpasswd
+from tests.support.ports import free_port
+from tests.support.process import RegistryProcess
 from tests.support.pulling import ACCEPT, MirrorClient
 from tests.support.registry import TestRegistry
 
@@ -129,3 +134,46 @@ async def test_each_kind_of_address_is_known_by_its_network(
                     for _ in range(3):
                         assert await asked_of(reader, writer, "X-Forwarded-For: 192.0.2.9") == status, kind
                     writer.close()
+
+
+NGINX = """server {{
+    listen 127.0.0.1:{port};
+    location / {{
+      proxy_pass http://{mirror};
+      proxy_bind 127.0.0.2;
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+      proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+    }}
+  }}"""
+
+
+def test_a_real_proxy_tells_its_clients_apart_and_none_can_pretend(tmp_path: Path) -> None:
+    path, port = write_htpasswd(tmp_path / "htpasswd", {USER: PASSWORD}), free_port()
+    access = f'[access]\nhtpasswd = "{path}"\nanonymous_networks = ["127.0.0.3"]\ntrusted_proxies = ["127.0.0.2"]\n'
+    nginx = tmp_path / "nginx"
+    nginx.mkdir()
+
+    def status(port: int, source: str, headers: Mapping[str, str]) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30, source_address=(source, 0))
+        with contextlib.closing(connection):
+            connection.request("GET", MANIFEST, headers=dict(headers))
+            return connection.getresponse().status
+
+    with RegistryProcess() as registry, MirrorProcess({"docker.io": registry.base_url}, extra=access) as mirror:
+        registry.add(NAME, "latest", IMAGE)
+        block = NGINX.format(port=port, mirror=mirror.host)
+        with running_nginx(block, port, nginx):
+            spoofed = {"X-Forwarded-For": "127.0.0.3"}
+            for _ in range(3):
+                assert status(port, "127.0.0.3", {}) == 200
+                assert status(port, "127.0.0.4", {}) == 401
+                assert status(port, "127.0.0.4", spoofed) == 401
+                assert status(mirror.port, "127.0.0.4", spoofed) == 401
+                assert status(port, "127.0.0.4", {**spoofed, **basic(USER, PASSWORD)}) == 200
+        served = [event for event in mirror.events() if event["event"] == "request.served"]
+    assert {(event["client"], event.get("user"), event["status"]) for event in served} == {
+        ("127.0.0.3", None, 200),
+        ("127.0.0.4", None, 401),
+        ("127.0.0.4", USER, 200),
+    }
