@@ -70,9 +70,14 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _find(layout: Layout, names: Sequence[ImageName], platforms: Sequence[Platform]) -> Sequence[StoredImage]:
-    if not layout.index.is_dir():
+    if not layout.blobs.is_dir():
         raise NotStored(f"nothing is cached in {layout.root}; name the mirror's configuration by --config")
-    index = DiskIndex(layout.index)
+    try:
+        layout.index.mkdir(exist_ok=True)  # one that was lost is made anew of what else is there
+        index = DiskIndex(layout.index)
+    except OSError as error:
+        text = f"cannot open the index of {layout.root}: {error.strerror}; run this as the user who runs the mirror"
+        raise StorageError(text) from error
     try:
         stored = StoredImages(index, FileBlobStore(layout))
         return [await stored.find(name, platforms) for name in names]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from mirror.errors import ArchiveInvalid, StorageError
 from mirror.storage.files import rename_durably, write_all
-from mirror.storage.seals import seal
+from mirror.storage.seals import is_sealed, seal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -73,13 +73,13 @@ class Arrivals:
         return sum(self._sizes[digest] for digest in digests if digest in self._temporary)
 
     def take(self, digest: Digest, size_bytes: int, pieces: Iterable[bytes]) -> None:
-        """Hash a blob as it comes; write it down unless it is stored already.
+        """Hash a blob as it comes; write it down unless it is stored already, and intact.
 
         Raises:
             ArchiveInvalid: it is not what its digest says.
             StorageError: there is no room for it.
         """
-        is_stored = self._stored_size(digest) == size_bytes
+        is_stored = self._is_intact(digest, size_bytes)
         with contextlib.ExitStack() as stack:
             descriptor = None if is_stored else self._open(digest, size_bytes, stack)
             hasher, offset = digest.hasher(), 0
@@ -107,7 +107,7 @@ class Arrivals:
         """
         for digest in digests:
             path = self._temporary.get(digest)
-            if path is None and self._stored_size(digest) is None:
+            if path is None and not self._layout.blob(digest).exists():
                 raise StorageError(f"{digest} was stored, and has just been evicted; import it again")
             try:
                 if path is not None:
@@ -116,10 +116,12 @@ class Arrivals:
                 raise StorageError(f"cannot store {digest}: {error.strerror}") from error
             self._temporary.pop(digest, None)
 
-    def _stored_size(self, digest: Digest) -> int | None:
+    def _is_intact(self, digest: Digest, size_bytes: int) -> bool:
+        """Tell whether a blob is stored, and its file as it was then; else what has come takes its place."""
         with contextlib.suppress(OSError):
-            return self._layout.blob(digest).lstat().st_size
-        return None
+            status = self._layout.blob(digest).lstat()
+            return status.st_size == size_bytes and is_sealed(status, digest)
+        return False
 
     def _open(self, digest: Digest, size_bytes: int, stack: contextlib.ExitStack) -> int:
         self._check_room(size_bytes)

@@ -219,6 +219,15 @@ async def test_a_running_mirror_serves_what_is_imported(start_mirror: StartMirro
     assert b'mirror_cache_objects{kind="blob"} 6.0\n' in (await client.get("/metrics")).body
 
 
+async def test_a_stored_blob_that_was_damaged_is_replaced(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "images.tar").write_bytes(pack(layout((IMAGE, ALPINE))))
+    assert await asyncio.to_thread(run, "import", "images.tar") == 0
+    stored = next((tmp_path / "cache" / "blobs").rglob(IMAGE.layers[0].digest.partition(":")[2]))
+    stored.write_bytes(bytes(IMAGE.layers[0].size_bytes))
+    assert await asyncio.to_thread(run, "import", "images.tar") == 0
+    assert stored.read_bytes() == IMAGE.layers[0].content
+
+
 async def test_what_a_killed_import_has_left_goes_with_the_next(tmp_path: Path, run: Run) -> None:
     (tmp_path / "images.tar").write_bytes(pack(layout((IMAGE, ALPINE))))
     abandoned, running = (tmp_path / "cache" / "partial" / f"{name}.import" for name in ("abandoned", "running"))

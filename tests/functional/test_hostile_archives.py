@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mirror.cli.main import main
 from mirror.errors import ArchiveInvalid
@@ -156,6 +159,18 @@ def test_what_is_torn_is_refused(content: bytes, cache: Path, capsys: pytest.Cap
     assert import_bytes(content, cache) == 1
     assert capsys.readouterr().err.count("\n") == 1
     assert state(cache) == before
+
+
+@given(st.lists(st.tuples(st.integers(0, len(PACKED) - 1), st.integers(0, 255)), max_size=6))
+def test_whatever_is_changed_it_is_refused_or_leads_nowhere_else(changes: list[tuple[int, int]]) -> None:
+    content = bytearray(PACKED)
+    for position, byte in changes:
+        content[position] = byte
+    with contextlib.suppress(ArchiveInvalid):
+        for member in read_archive(io.BufferedReader(io.BytesIO(content))):
+            assert ".." not in member.name.split("/")
+            assert not member.name.startswith("/")
+            assert sum(map(len, member.pieces())) == member.size_bytes
 
 
 def test_a_blob_that_belongs_to_no_image_is_left_behind(cache: Path) -> None:
