@@ -103,14 +103,14 @@ class Intake:
 
 @asynccontextmanager
 async def receiving(stream: BlobStream) -> AsyncIterator[Intake]:
-    """Receive from a transfer in a task of its own while the block writes; the task ends with the block."""
+    """Receive from a transfer in a task of its own while the block takes; the task ends with the block."""
     intake = Intake()
-    failure: MirrorError | None = None
+    failure: MirrorError | ConnectionError | None = None
     async with asyncio.TaskGroup() as group:
         task = group.create_task(intake.receive(stream))
         try:
             yield intake
-        except MirrorError as error:
+        except (MirrorError, ConnectionError) as error:  # the writer's, or that of a client who has left
             failure = error  # raised below: a group would wrap it into an ExceptionGroup
         finally:
             task.cancel()

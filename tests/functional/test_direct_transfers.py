@@ -14,8 +14,13 @@ from typing import NoReturn
 
 import aiohttp
 import pytest
+from prometheus_client import CollectorRegistry
 
 from mirror.cli.authority import Authority, Made
+from mirror.engine.intake import receiving
+from mirror.errors import StorageError
+from mirror.telemetry.metrics import Metrics
+from mirror.upstream.blob_stream import HttpBlobStream
 from tests.functional.conftest import StartMirror
 from tests.support.faults import Cut, Fault, Reset, Silence, Slow
 from tests.support.images import blob
@@ -105,6 +110,22 @@ async def test_a_mirror_that_stops_in_the_middle_leaves_no_connection_behind(
     async with mirror_client(tmp_path / "cache", flags) as client:  # and what had come is gone on with
         assert (await client.get(PATH)).body == LAYER.content
     assert registry.bytes_sent("blob") < 1.6 * LAYER.size_bytes
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("the client has left"), StorageError("the disk is full")])
+async def test_what_ends_the_taking_ends_the_transfer_and_comes_out_as_it_is(
+    registry: TestRegistry, error: Exception
+) -> None:
+    async with aiohttp.ClientSession() as session, session.get(registry.base_url + PATH) as response:
+        stream = HttpBlobStream(response, 0, LAYER.size_bytes, "docker.io", Metrics(CollectorRegistry(), ["docker.io"]))
+
+        async def take() -> None:
+            async with receiving(stream) as intake:
+                assert await intake.take()
+                raise error
+
+        with pytest.raises(type(error)):
+            await take()
 
 
 # Encrypted
