@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from mirror import __version__
-from mirror.cli import cert, check, export, import_, login, serve, status, warm
+from mirror.cli import cert, check, export, import_, login, serve, status, verify, warm
 from mirror.errors import ConfigError, MirrorError, UsageError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import_.add_parser(commands)
     cert.add_parser(commands)
     status.add_parser(commands)
+    verify.add_parser(commands)
     options = parser.parse_args(arguments)
     try:
         code: int = options.run(options)

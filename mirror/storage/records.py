@@ -14,7 +14,7 @@ from mirror.ports import Record
 from mirror.storage.links import LinkFiles, Position
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from mirror.oci.reference import Repository
     from mirror.storage.files import Layout
@@ -47,6 +47,16 @@ class LinkRecords:
         rows, end = self._links.read(repository, None)
         kept = {key: row for key, row in rows.items() if row is not None and self._is_stored(key, row)}
         return _record_of(repository, str(end), kept)
+
+    def holders(self, digests: Collection[Digest]) -> Mapping[Digest, Sequence[Repository]]:
+        """Return which repositories hold each of these, from reading every link file."""
+        keys = {f"@{digest}": digest for digest in digests}
+        found: dict[Digest, list[Repository]] = {digest: [] for digest in digests}
+        for repository in self._links.repositories():
+            rows, _ = self._links.read(repository, None)
+            for key in keys.keys() & {key for key, row in rows.items() if row is not None}:
+                found[keys[key]].append(repository)
+        return found
 
     async def compact(self, repository: Repository) -> bool:
         """Leave out what is no longer stored, unless something was added lately; False where nothing was left."""
