@@ -7,11 +7,9 @@ import contextlib
 import gc
 import os
 import resource
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +20,7 @@ from mirror import __version__
 from mirror.cli.options import add_config_option, load_config
 from mirror.cli.sockets import Listening
 from mirror.concurrency.processes import WorkerProcesses
+from mirror.concurrency.scratch import scratch_folder
 from mirror.config import TcpAddress
 from mirror.telemetry import logs
 from mirror.web.htpasswd import Htpasswd
@@ -113,9 +112,12 @@ async def _serve(
 
 
 def _run_workers(config: Config, listening: Listening, count: int, serve: Serve) -> int:
+    from prometheus_client import values  # noqa: PLC0415 - see `run`
     from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 - see `run`
 
     def work(slot: int) -> None:
+        # files are named by slot, not by process: a worker that is replaced leaves none behind, and its figures go on
+        values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
         listening.forget_all_but(slot)
         asyncio.run(serve(listening, slot))
 
@@ -141,12 +143,9 @@ def _shared_metrics(count: int) -> Iterator[None]:
         os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
         yield
         return
-    folder = tempfile.mkdtemp(prefix="mirror-metrics-")
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-    try:
+    with scratch_folder("mirror-workers-") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
         yield
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _welcome(config: Config, listening: Listening) -> None:

@@ -44,7 +44,7 @@ class WorkerProcesses:
             work: runs in each, with its slot from 0; returns after SIGTERM.
             grace_seconds: how long a worker may take to end before it is killed.
             stopping: called once in the supervisor when SIGTERM has come, before it is passed on.
-            died: called in the supervisor with the process number of each worker that ended.
+            died: called in the supervisor with the slot of each worker that ended.
         """
         self._count = count
         self._work = work
@@ -106,7 +106,7 @@ class WorkerProcesses:
         except InterruptedError:
             return
         slot, started = self._slots.pop(process)
-        self._died(process)
+        self._died(slot)
         if self._is_stopping:
             return
         log.error("worker.died", slot=slot, exit_code=os.waitstatus_to_exitcode(status))
@@ -132,8 +132,8 @@ class WorkerProcesses:
         while self._slots:
             process, status = os.waitpid(-1, os.WNOHANG)
             if process:
-                self._slots.pop(process)
-                self._died(process)
+                slot, _ = self._slots.pop(process)
+                self._died(slot)
                 failures += os.waitstatus_to_exitcode(status) not in {0, -signal.SIGTERM}
             elif time.monotonic() > deadline:
                 self._signal_all(signal.SIGKILL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -26,8 +27,9 @@ class Intake:
 
     def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
         """Begin empty; each buffer has ``limit_bytes``."""
-        self._filling = memoryview(bytearray(limit_bytes))
-        self._lent = memoryview(bytearray(limit_bytes))
+        # pages of their own: those of a small blob are never touched, and all are given back, which a heap does not
+        self._filling = memoryview(mmap.mmap(-1, limit_bytes))
+        self._lent = memoryview(mmap.mmap(-1, limit_bytes))
         self._size_bytes = 0
         self._arrived = asyncio.Event()
         self._enough = asyncio.Event()

@@ -118,7 +118,7 @@ class Tags:
         except (UpstreamError, TimeoutError) as error:
             if not decision.may_serve_stale:
                 raise
-            if isinstance(error, TimeoutError):
+            if isinstance(error, TimeoutError) and key in self._flights:
                 self._overdue.add(key)  # the question goes on behind the scenes, once
             log.warning("tag.served_stale", upstream=upstream.name, repository=repository.name, reference=str(tag))
             return Resolved(before, Outcome.STALE, -decision.stale_for_seconds)
@@ -129,15 +129,19 @@ class Tags:
         if not decision.may_serve_stale:
             return None
         if key in self._overdue:
-            if key in self._flights:
-                return 0.0
-            self._overdue.discard(key)
+            return 0.0
         return asking_seconds(is_struggling=upstream.is_struggling())
 
     async def _ask(
         self, key: str, upstream: Upstream, repository: Repository, tag: Tag, since: float
     ) -> tuple[StoredTag, bool]:
-        return await self._flights.run(key, lambda: self._refresh(key, upstream, repository, tag, since))
+        async def refresh() -> StoredTag:
+            try:
+                return await self._refresh(key, upstream, repository, tag, since)
+            finally:
+                self._overdue.discard(key)
+
+        return await self._flights.run(key, refresh)
 
     async def _refresh(self, key: str, upstream: Upstream, repository: Repository, tag: Tag, since: float) -> StoredTag:
         """Ask the upstream, unless somebody has ``since`` then, and what was said is fresh."""

@@ -201,6 +201,31 @@ def test_termination_lets_running_transfers_end_whole(registry: RegistryProcess,
         assert process.wait(15) == 0
 
 
+def test_nothing_of_killed_servers_and_workers_is_left_among_temporary_files(
+    registry: RegistryProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    folder = tmp_path / "server"
+    folder.mkdir()
+    with MirrorProcess({"docker.io": registry.base_url}, workers=2, folder=folder) as mirror:
+        for _ in range(2):
+            mirror.kill()
+            mirror.start()
+        (metrics,) = tmp_path.glob("mirror-workers-*")
+        wait_until(lambda: b"mirror_workers 2.0" in mirror.request("/metrics").body)
+        for _ in range(3):
+            kill_one(mirror)
+            wait_until(lambda: b"mirror_workers 2.0" in mirror.request("/metrics").body)
+        assert {path.name.rpartition("_")[2] for path in metrics.iterdir()} == {"0.db", "1.db"}
+    assert not list(tmp_path.glob("mirror-workers-*"))
+
+
+def kill_one(mirror: MirrorProcess) -> None:
+    killed = mirror.worker_pids[0]
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: killed not in mirror.worker_pids)
+
+
 def test_workers_do_not_outlive_their_supervisor(registry: RegistryProcess) -> None:
     with MirrorProcess({"docker.io": registry.base_url}, workers=2) as mirror:
         os.kill(mirror.pid, signal.SIGKILL)
