@@ -211,8 +211,8 @@ def test_nothing_of_killed_servers_and_workers_is_left_among_temporary_files(
         for _ in range(2):
             mirror.kill()
             mirror.start()
-        (metrics,) = tmp_path.glob("mirror-workers-*")
         wait_until(lambda: b"mirror_workers 2.0" in mirror.request("/metrics").body)
+        (metrics,) = tmp_path.glob("mirror-workers-*")
         for _ in range(3):
             kill_one(mirror)
             wait_until(lambda: b"mirror_workers 2.0" in mirror.request("/metrics").body)
