@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Self
 
 import pytest
 
+from mirror.cli.main import main
+from mirror.telemetry import logs
 from tests.functional.conftest import StartMirror
-from tests.functional.test_login_commands import Shell
 from tests.support.faults import Fault, Silence
 from tests.support.habits import DockerHub
 from tests.support.images import oci_image
@@ -144,17 +147,27 @@ async def test_what_was_half_downloaded_is_gone_on_with_when_it_is_online_again(
         assert hub.registry.bytes_sent("blob") < HALF.layers[0].size_bytes
 
 
-async def test_commands_ask_nobody_either(upstream: Listener, tmp_path: Path) -> None:
-    shell = Shell(tmp_path)
-    shell.configure(extra=f'[upstreams."registry.example"]\nendpoints = ["{upstream.url}"]\n')
-    offline = {"MIRROR_CACHE__OFFLINE": "true"}
-    checked = await shell.run("check", environment=offline)
-    assert (checked.code, checked.err) == (0, "")
-    assert "offline" in checked.out
-    assert json.loads((await shell.run("check", "--json", environment=offline)).out) == []
+async def test_commands_ask_nobody_either(
+    upstream: Listener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logs, "silence", lambda: None)  # that would be for the tests of others too
+    config = tmp_path / "mirror.toml"
+    config.write_text(
+        f'[cache]\ndir = "{tmp_path}/cache"\noffline = true\n'
+        f'[upstreams."registry.example"]\nendpoints = ["{upstream.url}"]\n',
+        encoding="utf-8",
+    )
+
+    async def run(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "stdin", io.StringIO("secret\n"))
+        return await asyncio.to_thread(main, [*arguments, "--config", str(config)])
+
+    assert await run("check") == 0
+    assert "offline" in capsys.readouterr().out
+    assert await run("check", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == []
     login = ("login", "registry.example", "-u", "ada", "--password-stdin")
-    refused = await shell.run(*login, given="secret\n", environment=offline)
-    assert refused.code == 2
-    assert "--no-check" in refused.err
-    assert (await shell.run(*login, "--no-check", given="secret\n", environment=offline)).code == 0
+    assert await run(*login) == 2
+    assert "--no-check" in capsys.readouterr().err
+    assert await run(*login, "--no-check") == 0
     assert upstream.connections == 0

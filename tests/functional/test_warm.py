@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from mirror.cli.main import main
+from mirror.telemetry import logs
 from tests.support.clients import ARCHITECTURE
 from tests.support.commands import Finished, ask
 from tests.support.faults import Fault, Slow
@@ -147,8 +149,13 @@ def test_one_that_fails_stops_no_other_and_is_named(upstream: RegistryProcess) -
         missing = ask(mirror, "warm", APP, "--platform", "linux/s390x", "--json")
         assert missing.code == 1
         assert "it is not for linux/s390x, but for linux/amd64, linux/arm64" in missing.out
-        for wrong in ((), ("UPPER:1",), ("alpine", "--platform", "x")):
-            assert ask(mirror, "warm", *wrong).code == 2
+
+
+@pytest.mark.parametrize("wrong", [(), ("UPPER:1",), ("alpine", "--platform", "x"), ("--from", "missing")])
+def test_what_makes_no_sense_is_misuse(wrong: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(logs, "silence", lambda: None)  # that would be for the tests of others too
+    assert main(["warm", *wrong, "--cache-dir", str(tmp_path)]) == 2
+    assert not any(tmp_path.iterdir())
 
 
 def test_it_goes_on_where_it_was_broken_off(upstream: RegistryProcess) -> None:
