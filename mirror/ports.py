@@ -703,8 +703,8 @@ class Upstream(Protocol):
         """Start a transfer at ``first``; ``last`` is inclusive."""
         ...
 
-    async def list_tags(self, repository: Repository, page: Page) -> tuple[bytes, bool]:
-        """Return the upstream's page of tags, as JSON, and whether there is more."""
+    async def list_tags(self, repository: Repository, page: Page) -> tuple[Sequence[str], bool]:
+        """Return the tags of the upstream's page, and whether there is more."""
         ...
 
     async def list_referrers(self, repository: Repository, digest: Digest) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -81,7 +82,7 @@ class Blobs:
                 if await self._is_whole(digest, stored, held):
                     self._usage.note_blob(digest)
                     return self._answer(digest, outcome, stored, range_header, resources)
-            body, outcome = await self._follow(upstream, repository, digest, is_held=held is not None)
+            body, outcome = await self._follow(upstream, repository, digest, held)
             resources.callback(body.close)
             if held is None:  # the first bytes do not wait until the index has it
                 size_bytes = body.size_bytes
@@ -160,11 +161,11 @@ class Blobs:
         return False
 
     async def _follow(
-        self, upstream: Upstream, repository: Repository, digest: Digest, *, is_held: bool
+        self, upstream: Upstream, repository: Repository, digest: Digest, held: Held | None
     ) -> tuple[Body, Outcome]:
         """Join the download of a digest, or start it; what somebody else fetches is shared after a check."""
         download = self._downloads.find(digest)
-        if download is not None and not is_held and download.source.repository != repository:
+        if download is not None and held is None and download.source.repository != repository:
             await self._confirm(upstream, repository, digest)
             download = self._downloads.find(digest)
         outcome = Outcome.COALESCED
@@ -175,10 +176,12 @@ class Blobs:
             outcome = Outcome.MISS
 
             async def confirm() -> None:
-                if not is_held:
+                if held is None:
                     await self._confirm(upstream, repository, digest)
 
             source = Source(repository=repository, upstream=upstream, confirm=confirm)
+            if held is not None and held.descriptor.size_bytes:
+                source = replace(source, most_bytes=held.descriptor.size_bytes)
             download = self._downloads.start(digest, source)
         try:
             body = await download.follow()

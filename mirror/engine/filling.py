@@ -186,8 +186,9 @@ class Filling:
     async def _append(self, content: Bytes) -> None:
         progress = self._progress
         end = progress.written_bytes + len(content)
-        if progress.size_bytes is not None and end > progress.size_bytes:
-            message = f"{self._upstream.name} sent more than {progress.size_bytes} bytes for {self._digest}"
+        most_bytes = self._source.most_bytes if progress.size_bytes is None else progress.size_bytes
+        if end > most_bytes:
+            message = f"{self._upstream.name} sent more than {most_bytes} bytes for {self._digest}"
             raise UpstreamInvalid(message, upstream=self._upstream.name)
         await self._appender.append(self._partial, content)
         progress.advance(end)

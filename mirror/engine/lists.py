@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mirror.engine.answers import ListAnswer
-from mirror.errors import UpstreamError, UpstreamInvalid
+from mirror.errors import ManifestInvalid, UpstreamError, UpstreamInvalid
 from mirror.http.cache_status import Outcome
+from mirror.oci.documents import load_listing, write_listing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,16 +51,13 @@ class Lists:
             return replace(_page_of(known, name, page), outcome=Outcome.HIT, stale_seconds=None)
         try:
             async with asyncio.timeout(_DEADLINE_SECONDS if known else None):
-                body, has_more = await upstream.list_tags(repository, page)
+                tags, has_more = await upstream.list_tags(repository, page)
         except (UpstreamError, TimeoutError):
             if not known:
                 raise
             return _page_of(known, name, page)
-        tags = json.loads(body).get("tags") or []
-        if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-            raise UpstreamInvalid(f"{upstream.name} sent something else than tags", upstream=upstream.name)
         return ListAnswer(
-            body=_json({"name": name, "tags": tags}),
+            body=write_listing({"name": name, "tags": tags}),
             outcome=Outcome.BYPASS,
             has_more=has_more and bool(tags),
             last=tags[-1] if tags else None,
@@ -78,7 +75,11 @@ class Lists:
         answer = await self._all_referrers(upstream, repository, digest)
         if artifact_type is None:
             return answer
-        return replace(answer, body=_of_type(answer.body, artifact_type), is_filtered=True)
+        try:
+            body = await asyncio.to_thread(_of_type, answer.body, artifact_type)
+        except ManifestInvalid as error:
+            raise UpstreamInvalid(f"{upstream.name}'s referrers: {error}", upstream=upstream.name) from error
+        return replace(answer, body=body, is_filtered=True)
 
     async def _all_referrers(self, upstream: Upstream, repository: Repository, digest: Digest) -> ListAnswer:
         key = f"{repository}@{digest}"
@@ -118,7 +119,7 @@ class Lists:
         repositories, has_more = await self._index.repositories(page)
         names = [str(repository) for repository in repositories]
         shown = [str(repository).removeprefix(prefix) for repository in repositories if permits(repository)]
-        body = _json({"repositories": shown})
+        body = write_listing({"repositories": shown})
         return ListAnswer(body=body, outcome=Outcome.HIT, has_more=has_more, last=names[-1] if names else None)
 
 
@@ -126,7 +127,7 @@ def _page_of(tags: Sequence[str], name: str, page: Page) -> ListAnswer:
     rest = [tag for tag in tags if page.last is None or tag > page.last]
     shown = rest if page.limit is None else rest[: page.limit]
     return ListAnswer(
-        body=_json({"name": name, "tags": shown}),
+        body=write_listing({"name": name, "tags": shown}),
         outcome=Outcome.STALE,
         has_more=0 < len(shown) < len(rest),
         last=shown[-1] if shown else None,
@@ -135,11 +136,7 @@ def _page_of(tags: Sequence[str], name: str, page: Page) -> ListAnswer:
 
 
 def _of_type(body: bytes, artifact_type: str) -> bytes:
-    index = json.loads(body)
+    index = load_listing(body)
     found = index.get("manifests") or []
     wanted = [one for one in found if isinstance(one, dict) and one.get("artifactType") == artifact_type]
-    return _json({**index, "manifests": wanted})
-
-
-def _json(document: object) -> bytes:
-    return json.dumps(document, separators=(",", ":")).encode()
+    return write_listing({**index, "manifests": wanted})

@@ -8,8 +8,9 @@ last of two equal names and does not mind their case; Python's differs in the ca
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mirror.errors import ManifestInvalid, quote
 
@@ -32,6 +33,33 @@ def load_object(body: bytes) -> Mapping[str, object]:
     return value
 
 
+def load_listing(body: bytes) -> dict[str, Any]:
+    """Read one JSON object that is handed on as it is understood here, not byte by byte.
+
+    Raises:
+        ManifestInvalid: anything else, and what cannot be written again as JSON.
+    """
+    try:
+        value = json.loads(body.decode(), parse_constant=_refuse_constant, parse_float=_finite)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise ManifestInvalid("the body is not a JSON object")
+    return value
+
+
+def write_listing(document: object) -> bytes:
+    """Write JSON, as short as it gets.
+
+    Raises:
+        ManifestInvalid: it is nested too deeply.
+    """
+    try:
+        return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+    except RecursionError:
+        raise ManifestInvalid("the JSON is nested too deeply") from None
+
+
 def check_object(value: object, names: frozenset[str], *, what: str) -> Mapping[str, object]:
     """Return an object of parsed JSON, none of whose names differs from one of ``names`` in its case alone.
 
@@ -52,6 +80,13 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(fields) != len(pairs):
         raise ValueError("an object has a name twice")
     return fields
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError("a number is too large")
+    return number
 
 
 def _refuse_constant(text: str) -> NoReturn:

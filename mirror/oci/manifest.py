@@ -18,6 +18,8 @@ from mirror.oci.documents import check_object, load_object
 
 MANIFEST_LIMIT_BYTES: Final = 4 * 1024 * 1024
 """What registries accept at least, and clients at most."""
+DESCRIPTOR_LIMIT: Final = 10_000
+"""Far more than any image or artifact has; each is remembered."""
 
 _SCHEMA_VERSION: Final = 2
 _WIRE_NAMES: Final = frozenset({"schemaVersion", "mediaType", "config", "layers", "blobs", "manifests"})
@@ -55,7 +57,10 @@ def parse(body: bytes, *, content_type: str | None, digest: Digest | None = None
     media_type = _media_type(fields, content_type)
     _check_kind(fields, media_type)
     contents = [*_objects(fields, "config"), *_objects(fields, "layers"), *_objects(fields, "blobs")]
-    children = _read_here(_objects(fields, "manifests"))
+    listed = _objects(fields, "manifests")
+    if len(contents) + len(listed) > DESCRIPTOR_LIMIT:
+        raise ManifestInvalid(f"the manifest names more than {DESCRIPTOR_LIMIT} things")
+    children = _read_here(listed)
     return Manifest(
         media_type=media_type,
         digest=_check_digest(body, digest),

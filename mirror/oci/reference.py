@@ -20,6 +20,11 @@ _NAME: Final = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
 _TAG: Final = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 
 
+def is_tag(text: str) -> bool:
+    """Tell whether text is one that the grammar of tags allows."""
+    return _TAG.fullmatch(text) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Tag:
     """A pointer for people, which may move; always valid.
@@ -32,7 +37,7 @@ class Tag:
 
     def __post_init__(self) -> None:
         """Refuse whatever is not a tag."""
-        if _TAG.fullmatch(self.name) is None:
+        if not is_tag(self.name):
             raise ReferenceInvalid(f"{quote(self.name)} is not a tag: up to 128 letters, digits, '_', '.' and '-'")
 
     @classmethod

@@ -34,6 +34,7 @@ class HttpBlobStream:
     size_bytes: int | None
     upstream: str
     observer: UpstreamObserver
+    silence_seconds: float
 
     async def receive(self, sink: Sink) -> None:
         """Put the bytes into the sink as they come, until the last.
@@ -48,7 +49,9 @@ class HttpBlobStream:
                 await direct.receive()
                 return
             while True:
-                piece, _ = await content.readchunk()  # no copy, unlike readany
+                # aiohttp's own limit takes what frames a chunk, which may never come to its content, for content
+                async with asyncio.timeout(self.silence_seconds):
+                    piece, _ = await content.readchunk()  # no copy, unlike readany
                 await self._pour(piece, sink)
                 if not piece and content.at_eof():
                     return

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import aiohttp
-from yarl import URL
 
-from mirror.errors import DigestInvalid, ManifestInvalid, NotFound, UpstreamInvalid
-from mirror.http.links import next_page
+from mirror.errors import DigestInvalid, ManifestInvalid, UpstreamInvalid
 from mirror.http.ranges import parse_content_range
 from mirror.oci import manifest as manifests
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import MANIFEST_LIMIT_BYTES, Manifest
-from mirror.oci.media_types import MANIFEST_ACCEPT, OCI_INDEX, is_vendor_json
+from mirror.oci.media_types import MANIFEST_ACCEPT, is_vendor_json
 from mirror.oci.requests import Kind
 from mirror.ports import UpstreamState
-from mirror.upstream.blob_stream import HttpBlobStream, broken_off
+from mirror.upstream.blob_stream import HttpBlobStream
+from mirror.upstream.documents import DocumentReader, refuse_encoding
+from mirror.upstream.listings import Listings
 from mirror.upstream.transport import Call
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from mirror.config import UpstreamConfig
     from mirror.oci.reference import Reference, Repository
@@ -37,10 +36,7 @@ if TYPE_CHECKING:
     from mirror.upstream.transport import Transport
 
 _ACCEPT = {"Accept": ", ".join(MANIFEST_ACCEPT)}
-_LIST_LIMIT_BYTES = 8 * 1024 * 1024
-_MOST_PAGES = 100
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_PARSED_AT_ONCE_BYTES = 256 * 1024
 _LENGTH_DIGITS = 18
 _KEPT_FOR_SMALL = 4  # connections that blobs leave to manifests and tags
 
@@ -67,6 +63,10 @@ class RegistryClient:
         self._clock = clock
         self._tag_lifetime = tag_lifetime
         self._observer = observer
+        self._documents = DocumentReader(
+            config.name, read_timeout_seconds=config.read_timeout_seconds, observer=observer
+        )
+        self._listings = Listings(config, transport, self._documents)
         self._blob_slots = asyncio.Semaphore(max(1, config.max_connections - _KEPT_FOR_SMALL))
 
     @property
@@ -152,11 +152,14 @@ class RegistryClient:
             headers=_ACCEPT,
         )
         async with self._transport.request(call) as response:
-            body = await self._read(response, Kind.MANIFEST, MANIFEST_LIMIT_BYTES)
+            body = await self._documents.read(response, Kind.MANIFEST, MANIFEST_LIMIT_BYTES)
             told = None if isinstance(reference, Digest) else response.headers.get("Docker-Content-Digest")
             try:
                 digest = reference if isinstance(reference, Digest) else None if told is None else Digest.parse(told)
-                return await _parse(body, response.headers.get("Content-Type"), digest)
+                content_type = response.headers.get("Content-Type")
+                return await self._documents.work_on(
+                    len(body), lambda: manifests.parse(body, content_type=content_type, digest=digest)
+                )
             except (ManifestInvalid, DigestInvalid) as error:
                 message = f"{self.name} sent a wrong manifest for {repository.name}: {error}"
                 raise UpstreamInvalid(message, upstream=self.name) from error
@@ -188,16 +191,20 @@ class RegistryClient:
             headers["Range"] = f"bytes={first}-{'' if last is None else last}"
         call = self._blob_call("GET", repository, digest, headers=headers, expected=frozenset({200, 206}))
         async with self._blob_slots, self._transport.request(call) as response:
-            self._refuse_encoding(response)
+            refuse_encoding(self.name, response)
             if response.status == HTTPStatus.OK:
                 size = _length(response.headers.get("Content-Length"))
-                yield HttpBlobStream(response, 0, size, self.name, self._observer)
+                yield self._stream(response, 0, size)
                 return
             sent = parse_content_range(response.headers.get("Content-Range"))
             if not headers or sent is None or sent.range.first != first:
                 message = f"{self.name} sent another range of {digest} than the one asked for"
                 raise UpstreamInvalid(message, upstream=self.name)
-            yield HttpBlobStream(response, first, sent.size_bytes, self.name, self._observer)
+            yield self._stream(response, first, sent.size_bytes)
+
+    def _stream(self, response: aiohttp.ClientResponse, offset: int, size_bytes: int | None) -> HttpBlobStream:
+        silence_seconds = self._config.read_timeout_seconds
+        return HttpBlobStream(response, offset, size_bytes, self.name, self._observer, silence_seconds)
 
     def _blob_call(
         self,
@@ -219,56 +226,13 @@ class RegistryClient:
             expected=expected,
         )
 
-    async def list_tags(self, repository: Repository, page: Page) -> tuple[bytes, bool]:
-        """Return the upstream's page of tags, as JSON, and whether there is more."""
-        query = {} if page.limit is None else {"n": str(page.limit)}
-        if page.last is not None:
-            query["last"] = page.last
-        call = Call(
-            method="GET",
-            path=f"{repository.name}/tags/list",
-            repository=repository.name,
-            kind=Kind.TAGS,
-            query=query,
-        )
-        async with self._transport.request(call) as response:
-            body = await self._read_object(response, Kind.TAGS)
-            return body, next_page(response.headers.getall("Link", ())) is not None
+    async def list_tags(self, repository: Repository, page: Page) -> tuple[Sequence[str], bool]:
+        """Return the tags of an upstream's page, and whether there is more."""
+        return await self._listings.tags(repository, page)
 
     async def list_referrers(self, repository: Repository, digest: Digest) -> bytes:
-        """Return the index of all manifests that point at a digest, as JSON, put together from the upstream's pages.
-
-        Raises:
-            UpstreamInvalid: the pages have no end, or are no index.
-        """
-        query: Mapping[str, str] = {}
-        index: dict[str, Any] = {}
-        manifests: list[object] = []
-        for _ in range(_MOST_PAGES):
-            page, query = await self._referrers_page(repository, digest, query)
-            index = index or page
-            manifests += page.get("manifests") or []
-            if not query:
-                return json.dumps({**index, "manifests": manifests}, separators=(",", ":")).encode()
-        raise UpstreamInvalid(f"{self.name} lists referrers of {digest} without end", upstream=self.name)
-
-    async def _referrers_page(
-        self, repository: Repository, digest: Digest, query: Mapping[str, str]
-    ) -> tuple[dict[str, Any], Mapping[str, str]]:
-        """Return a page, and the query that leads to the next; of a link only that counts, wherever it leads."""
-        call = Call(
-            method="GET",
-            path=f"{repository.name}/referrers/{digest}",
-            repository=repository.name,
-            kind=Kind.REFERRERS,
-            headers={"Accept": OCI_INDEX},
-            query=query,
-        )
-        async with self._transport.request(call) as response:
-            page: dict[str, Any] = json.loads(await self._read_object(response, Kind.REFERRERS))
-            if not isinstance(page.get("manifests") or [], list):
-                raise UpstreamInvalid(f"{self.name} sent something else than referrers", upstream=self.name)
-            return page, _query_of(next_page(response.headers.getall("Link", ())))
+        """Return the index of all manifests that point at a digest, as JSON."""
+        return await self._listings.referrers(repository, digest)
 
     async def search(self, query: str, limit: int | None) -> bytes:
         """Return the answer of the registry's search, as JSON.
@@ -276,52 +240,7 @@ class RegistryClient:
         Raises:
             NotFound: this upstream has none.
         """
-        endpoint = self._config.search_endpoint
-        if endpoint is None:
-            raise NotFound(f"{self.name} has no search")
-        parameters = {"q": query} if limit is None else {"q": query, "n": str(limit)}
-        async with self._transport.request_outside(URL(endpoint) / "v1/search", parameters, Kind.SEARCH) as response:
-            return await self._read_object(response, Kind.SEARCH)
-
-    async def _read_object(self, response: aiohttp.ClientResponse, kind: Kind) -> bytes:
-        """Read a body that must be a JSON object: a web page with status 200 is no list of tags."""
-        body = await self._read(response, kind, _LIST_LIMIT_BYTES)
-        try:
-            is_object = isinstance(json.loads(body), dict)
-        except (ValueError, RecursionError):
-            is_object = False
-        if not is_object:
-            raise UpstreamInvalid(f"{self.name} answered something else than JSON", upstream=self.name)
-        return body
-
-    async def _read(self, response: aiohttp.ClientResponse, kind: Kind, limit_bytes: int) -> bytes:
-        self._refuse_encoding(response)
-        chunks = []
-        size = 0
-        try:
-            while chunk := await response.content.readany():
-                self._observer.upstream_sent(self.name, kind, len(chunk))
-                chunks.append(chunk)
-                size += len(chunk)
-                if size > limit_bytes:
-                    message = f"{self.name} sent more than {limit_bytes} bytes"
-                    raise UpstreamInvalid(message, upstream=self.name)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise broken_off(self.name, error) from error
-        return b"".join(chunks)
-
-    def _refuse_encoding(self, response: aiohttp.ClientResponse) -> None:
-        encoding = response.headers.get("Content-Encoding", "identity")
-        if encoding.strip().lower() not in {"", "identity"}:
-            message = f"{self.name} sent Content-Encoding {encoding!r} although identity was asked for"
-            raise UpstreamInvalid(message, upstream=self.name)
-
-
-async def _parse(body: bytes, content_type: str | None, digest: Digest | None) -> Manifest:
-    """Parse, in a thread what would hold up the loop: 4 MiB take a quarter of a second."""
-    if len(body) <= _PARSED_AT_ONCE_BYTES:
-        return manifests.parse(body, content_type=content_type, digest=digest)
-    return await asyncio.to_thread(manifests.parse, body, content_type=content_type, digest=digest)
+        return await self._listings.search(query, limit)
 
 
 def _descriptor(headers: Mapping[str, str], reference: Reference) -> Descriptor | None:
@@ -336,14 +255,6 @@ def _descriptor(headers: Mapping[str, str], reference: Reference) -> Descriptor 
     except DigestInvalid:
         return None
     return Descriptor(media_type=media_type, digest=digest, size_bytes=size)
-
-
-def _query_of(link: str | None) -> Mapping[str, str]:
-    """Return the query of a link; nothing where there is no link, or none that leads further."""
-    try:
-        return {} if link is None else dict(URL(link).query)
-    except ValueError:
-        return {}
 
 
 def _length(text: str | None) -> int | None:

@@ -38,6 +38,7 @@ _LONGEST_LIFETIME_SECONDS = 24 * 3600.0
 _USED_SHARE = 0.85  # renewed before it ends: a transfer that starts now must not find it ended
 _REFUSALS = frozenset({400, 401, 403})
 _CLIENT = "mirror"
+_DESCRIBED_CHARACTERS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,7 +202,12 @@ def _text_of(document: Mapping[str, Any], name: str) -> str | None:
 
 
 def describe(error: BaseException) -> str:
-    """Say what went wrong on a connection, in words: many of these exceptions have no text of their own."""
+    """Say what went wrong on a connection, in one line: some of these exceptions have no text of their own.
+
+    Of what could not be parsed they quote much, and a URL that may be a signed one.
+    """
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    return str(error) or type(error).__name__
+    text = error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
+    words = " ".join(text.split()) or type(error).__name__
+    return words.encode("ascii", "backslashreplace")[:_DESCRIBED_CHARACTERS].decode()

@@ -57,6 +57,7 @@ _MOST_HOPS = 10
 _NOT_FOUND = {Kind.MANIFEST: ManifestUnknown, Kind.BLOB: BlobUnknown}
 _SERVER_ERROR = 500
 _REPOSITORY = re.compile(r"(?:/.*)?/v2/(.+)/(?:manifests|blobs|referrers|tags)/[^/]+")
+_NOT_IN_A_URL = re.compile(r"[^!-~]")  # what would end the target in our request's line
 _ERROR_TEXT_BYTES = 64 * 1024
 
 
@@ -216,7 +217,8 @@ class Transport:
         try:
             # encoded=True: re-quoting would break the signature of a CDN's URL
             target = url.join(URL(location, encoded=True))
-            if target.scheme in {"https", url.scheme} and target.host and target.port and target.user is None:
+            is_whole = target.scheme in {"https", url.scheme} and target.host and target.port and target.user is None
+            if is_whole and _NOT_IN_A_URL.search(location) is None:
                 return target
         except ValueError:  # no URL, or one without sense
             pass

@@ -254,6 +254,9 @@ async def test_an_upstream_that_was_public_once_does_not_become_inside(victim: R
         "http://[::1/x",
         "http://127.0.0.1:99999/x",
         "http://user:password@127.0.0.1/x",
+        "/a HTTP/1.1 b",
+        "/a\tb",
+        "/\u00e4",
     ],
 )
 async def test_a_redirect_to_another_scheme_is_not_followed(

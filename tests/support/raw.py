@@ -82,6 +82,7 @@ class RawServer:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         line, *lines = head.split("\r\n")[:-2]
         method, target, _ = line.split(" ")
+        assert all("!" <= character <= "~" for character in target)
         headers = {name.lower(): value for name, _, value in (one.partition(": ") for one in lines)}
         request = RawRequest(method, target, headers)
         self.requests.append(request)
