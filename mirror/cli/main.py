@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from mirror import __version__
-from mirror.cli import cert, check, export, import_, login, serve, status, verify, warm
+from mirror.cli import cert, check, client_config, export, import_, login, serve, status, verify, warm
 from mirror.errors import ConfigError, MirrorError, UsageError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warm.add_parser(commands)
     export.add_parser(commands)
     import_.add_parser(commands)
+    client_config.add_parser(commands)
     cert.add_parser(commands)
     status.add_parser(commands)
     verify.add_parser(commands)

@@ -8,8 +8,8 @@ import gc
 import os
 import resource
 import signal
-import socket
 import sys
+import textwrap
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING
 import structlog
 
 from mirror import __version__
+from mirror.cli.client_config import ClientKind, url_of, written
 from mirror.cli.options import add_config_option, load_config
 from mirror.cli.sockets import Listening
 from mirror.concurrency.processes import WorkerProcesses
 from mirror.concurrency.scratch import scratch_folder
 from mirror.config import TcpAddress
+from mirror.config.settings import DOCKER_HUB
 from mirror.telemetry import logs
 from mirror.web.htpasswd import Htpasswd
 from mirror.web.tls import ServerTls
@@ -39,7 +41,6 @@ log = structlog.get_logger(__name__)
 
 _COLLECTED_AFTER_OBJECTS = 10_000
 _DRAIN_MARGIN_SECONDS = 5.0
-_EVERY_ADDRESS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - what is listened on is the operator's choice
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -156,12 +157,7 @@ def _welcome(config: Config, listening: Listening) -> None:
     print(f"mirror {__version__}")
     print(f"  listening on  {', '.join(str(one) for one in listening.addresses)}")
     print(f"  caching in    {Path(config.cache.dir).resolve()}")
-    if tcp is not None:
-        host = socket.gethostname() if tcp.host in _EVERY_ADDRESS else tcp.host
-        address = TcpAddress(host=host, port=tcp.port)
+    if tcp is not None and DOCKER_HUB in config.upstreams:
         print("  to use it, put into /etc/docker/daemon.json and run `systemctl reload docker`:")
-        if config.server.tls is not None:
-            print(f'    {{ "registry-mirrors": ["https://{address}"] }}')
-            return
-        print(f'    {{ "registry-mirrors": ["http://{address}"],')
-        print(f'      "insecure-registries": ["{address}"] }}')
+        print(textwrap.indent(written(ClientKind.DOCKER, url_of(tcp, config), config), "    "))
+        print("  other clients: mirror client-config --help")
