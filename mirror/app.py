@@ -7,11 +7,11 @@ import functools
 import os
 import socket
 import time
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
-from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from mirror.concurrency.single_flight import SingleFlight
@@ -53,21 +53,22 @@ from mirror.upstream.addresses import is_public
 from mirror.upstream.assembly import Shared, make_client
 from mirror.upstream.offline import OfflineUpstream
 from mirror.upstream.sessions import Sessions
-from mirror.web.control import ControlHandler, serving_control
+from mirror.web.control import CONTROL_GRACE_SECONDS, ControlHandler, control_server
 from mirror.web.entrance import Entrance
 from mirror.web.hot import HotRequests
+from mirror.web.listening import Servers
 from mirror.web.ops import OPS_PATHS, PROBES, OpsHandlers
 from mirror.web.pull import PullHandlers
 from mirror.web.routes import Router
 from mirror.web.server import Handler, HttpServer
-from mirror.web.site import Site
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
     from mirror.config import Config, ServerConfig, UpstreamConfig
     from mirror.ports import Clock, Upstream
     from mirror.upstream.addresses import AddressRule
+    from mirror.web.doors import Doors
     from mirror.web.htpasswd import Htpasswd
     from mirror.web.tls import ServerTls
 
@@ -78,7 +79,6 @@ _HOT_LIST_BYTES = 8 * 1024 * 1024
 _HOT_ENTRIES = 50_000
 _TOKENS = 10_000
 _LONGEST_USER_TIMEOUT_MILLISECONDS = 2**31 - 1
-_NO_GRACE_SECONDS = 0.01  # aiohttp takes 0 for "as long as it takes"
 
 
 def prepare_store(config: Config) -> None:
@@ -92,29 +92,41 @@ def prepare_store(config: Config) -> None:
     FileBlobStore(layout).clean()
 
 
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What counts for as long as the process lives, by whatever configuration it serves."""
+
+    metrics: Metrics
+    tally: Tally
+
+
+@contextmanager
+def counting(clock: Clock = time.time) -> Iterator[Counters]:
+    """Count while the block runs; once in a process."""
+    counters = Counters(Metrics(CollectorRegistry()), Tally(clock))
+    with logs.heard_by(counters.tally.note_problem):
+        yield counters
+
+
 @asynccontextmanager
 async def running(
     config: Config,
-    sockets: Sequence[socket.socket],
+    doors: Doors,
+    counters: Counters,
     *,
-    metrics_sockets: Sequence[socket.socket] = (),
-    control: socket.socket | None = None,
     tls: ServerTls | None = None,
     htpasswd: Htpasswd | None = None,
     clock: Clock = time.time,
     is_public: AddressRule = is_public,
-) -> AsyncIterator[CollectorRegistry]:
+) -> AsyncIterator[Servers]:
     """Serve on listening sockets while the block runs; then let running transfers end within the configured grace.
 
-    ``control`` is the listening control socket. With ``tls`` it is HTTPS on all but Unix sockets; with ``htpasswd``,
-    who comes in needs a password.
+    With ``tls`` it is HTTPS on all but Unix sockets; with ``htpasswd``, who comes in needs a password.
     """
-    registry = CollectorRegistry()
-    metrics = Metrics(registry, config.upstreams)
-    tally = Tally(clock)
+    metrics, tally = counters.metrics, counters.tally
+    metrics.begin(config.upstreams)
     layout = Layout(config.cache.dir)
     async with AsyncExitStack() as stack:
-        stack.enter_context(logs.heard_by(tally.note_problem))
         index = await asyncio.to_thread(DiskIndex, layout.index, clock)
         stack.push_async_callback(asyncio.to_thread, index.close)
         figures = await asyncio.to_thread(FiguresFile, layout.figures, clock())
@@ -167,7 +179,7 @@ async def running(
         _ = supervisor.start(reporter.run(), name="tell figures")
         observers = RequestObservers(metrics, tally)
         entrance = Entrance.of(config, htpasswd, supervisor, clock)
-        scrape = functools.partial(_scrape, registry, index, limit_bytes=config.cache.max_size_bytes)
+        scrape = functools.partial(_scrape, metrics.registry, index, limit_bytes=config.cache.max_size_bytes)
         ops = OpsHandlers(eviction, scrape, reporter.overview)
         hot = HotRequests(pull, observers, entrance.gate)
         handler = Handler(
@@ -176,24 +188,25 @@ async def running(
             entrance,
             hot,
             observers,
-            ops_paths=PROBES if metrics_sockets else OPS_PATHS,
+            ops_paths=PROBES if doors.metrics else OPS_PATHS,
         )
         operations = of_server(
             ServerParts(
                 config=config, index=index, store=store, overview=reporter.overview, pull=pull, upstreams=upstreams
             )
         )
-        await stack.enter_async_context(serving_control(control, ControlHandler(operations)))
-        await _listen(handler, sockets, config.server, stack, supervisor, tls)
-        if metrics_sockets:
-            watching = Handler(None, ops, entrance, hot, observers)
-            await _listen(watching, metrics_sockets, config.server, stack, supervisor, None)
+        servers = Servers()
+        stack.push_async_callback(servers.end)
+        await _listen_for_commands(servers, doors, ControlHandler(operations))
+        await _listen(servers, handler, doors.pulls, config.server, supervisor, tls)
+        watching = Handler(None, ops, entrance, hot, observers)
+        await _listen(servers, watching, doors.metrics, config.server, supervisor, None)
         if tls is not None:
             _ = supervisor.start(tls.follow(), name="follow certificate")
         _look_after(config, supervisor, eviction, layout, index, store, locks, pull, doubts, clock)
         _ = supervisor.start(_resume(store, downloads, upstreams), name="resume downloads")
         _ = supervisor.start(_watch(sources, refusals), name="watch credentials")
-        yield registry
+        yield servers
 
 
 async def _scrape(registry: CollectorRegistry, index: DiskIndex, *, limit_bytes: int) -> bytes:
@@ -211,23 +224,29 @@ def _router(config: Config, upstreams: Mapping[str, Upstream]) -> Router:
     )
 
 
+async def _listen_for_commands(servers: Servers, doors: Doors, handler: ControlHandler) -> None:
+    if doors.control is not None:
+        await servers.begin(control_server(handler), [doors.control], grace_seconds=CONTROL_GRACE_SECONDS)
+
+
 async def _listen(
+    servers: Servers,
     handler: Handler,
     sockets: Sequence[socket.socket],
     config: ServerConfig,
-    stack: AsyncExitStack,
     supervisor: Supervisor,
     tls: ServerTls | None,
 ) -> None:
-    """Answer on these sockets from now on, until the stack is left and running transfers have had their time."""
-    server = HttpServer(handler)
-    runner = web.ServerRunner(server, shutdown_timeout=max(config.shutdown_grace_seconds, _NO_GRACE_SECONDS))
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
     for listening in sockets:
         _limit_sending(listening, config.send_timeout_seconds)
-        context = tls.context if tls is not None and listening.family != socket.AF_UNIX else None
-        await Site(runner, listening, tls=context, handshake_seconds=config.header_timeout_seconds).start()
+    server = HttpServer(handler)
+    await servers.begin(
+        server,
+        sockets,
+        grace_seconds=config.shutdown_grace_seconds,
+        handshake_seconds=config.header_timeout_seconds,
+        tls=tls,
+    )
     late = server.end_late_connections(config.header_timeout_seconds)
     _ = supervisor.start(late, name="end late connections")
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 import resource
 import signal
 import sys
 import textwrap
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,27 +17,25 @@ import structlog
 from mirror import __version__
 from mirror.cli.client_config import ClientKind, url_of, written
 from mirror.cli.options import add_config_option, load_config
+from mirror.cli.reload import Settings
 from mirror.cli.sockets import Listening
 from mirror.concurrency.processes import WorkerProcesses
 from mirror.concurrency.scratch import scratch_folder
 from mirror.config import TcpAddress
 from mirror.config.settings import DOCKER_HUB
+from mirror.errors import MirrorError
 from mirror.telemetry import logs
-from mirror.web.htpasswd import Htpasswd
-from mirror.web.tls import ServerTls
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Coroutine, Iterator
-    from typing import Any
+    from collections.abc import Iterator
 
+    from mirror.cli.generations import Generations
     from mirror.config import Config
-
-    Serve = Callable[[Listening, int], Coroutine[Any, Any, None]]
+    from mirror.web.doors import Doors
 
 log = structlog.get_logger(__name__)
 
-_COLLECTED_AFTER_OBJECTS = 10_000
 _DRAIN_MARGIN_SECONDS = 5.0
 
 
@@ -54,21 +50,22 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(options: argparse.Namespace) -> int:
-    """Serve until SIGTERM or SIGINT.
+    """Serve until SIGTERM or SIGINT; take a changed configuration up on SIGHUP.
 
     Raises:
         ConfigError: the configuration, or the certificate or passwords that it names, cannot be used.
         OSError: the port or the cache folder cannot.
     """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # one that comes early waits until it is understood
     overrides = {
         "server.listen": options.listen,
         "server.workers": options.workers,
         "cache.dir": options.cache_dir,
     }
-    config = load_config(options, overrides)
+    settings = Settings(lambda: load_config(options, overrides))
+    config = settings.config
     logs.configure(config.log)
     _allow_open_files()
-    serve = partial(_serve, config, tls=ServerTls.of(config.server), htpasswd=Htpasswd.of(config.access))
     count = config.server.worker_count
     opening = Listening(
         config.server.listen, count, metrics=config.server.metrics_listen, control=config.control_socket
@@ -81,38 +78,37 @@ def run(options: argparse.Namespace) -> int:
         _welcome(config, listening)
         log.info("server.started", version=__version__, workers=count, cache=str(config.cache.dir))
         if count == 1:
-            asyncio.run(serve(listening, 0))
+            asyncio.run(_serve(settings, listening.of_worker(0)))
             return 0
-        return _run_workers(config, listening, count, serve)
+        return _run_workers(settings, listening, count)
 
 
-async def _serve(
-    config: Config, listening: Listening, slot: int, *, tls: ServerTls | None, htpasswd: Htpasswd | None
-) -> None:
-    from mirror.app import running  # noqa: PLC0415 - see `run`
+async def _serve(settings: Settings, doors: Doors) -> None:
+    from mirror.app import counting  # noqa: PLC0415 - see `run`
+    from mirror.cli.generations import Generations  # noqa: PLC0415 - see `run`
 
-    stopped = asyncio.Event()
+    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stopped.set)
-    serving = running(
-        config,
-        listening.of_worker(slot),
-        metrics_sockets=listening.metrics_of_worker(slot),
-        control=listening.control_of_worker(slot),
-        tls=tls,
-        htpasswd=htpasswd,
-    )
-    async with serving:
-        # what is there now stays: a full collection need not look at it, and one in a few requests would be full
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(_COLLECTED_AFTER_OBJECTS)
-        await stopped.wait()
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(signum, signals.put_nowait, signum)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+    with counting() as counters:
+        async with Generations(doors, counters) as generations:
+            await generations.begin(settings)
+            while await signals.get() is signal.SIGHUP:
+                await _reload(settings, generations)
     log.info("server.stopped")
 
 
-def _run_workers(config: Config, listening: Listening, count: int, serve: Serve) -> int:
+async def _reload(settings: Settings, generations: Generations) -> None:
+    if await asyncio.to_thread(settings.reload):
+        try:
+            await generations.begin(settings)
+        except (MirrorError, OSError) as error:
+            log.error("config.rejected", error=str(error))
+
+
+def _run_workers(settings: Settings, listening: Listening, count: int) -> int:
     from prometheus_client import values  # noqa: PLC0415 - see `run`
     from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 - see `run`
 
@@ -120,13 +116,14 @@ def _run_workers(config: Config, listening: Listening, count: int, serve: Serve)
         # files are named by slot, not by process: a worker that is replaced leaves none behind, and its figures go on
         values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
         listening.forget_all_but(slot)
-        asyncio.run(serve(listening, slot))
+        asyncio.run(_serve(settings, listening.of_worker(slot)))
 
     return WorkerProcesses(
         count,
         work,
-        grace_seconds=config.server.shutdown_grace_seconds + _DRAIN_MARGIN_SECONDS,
+        grace_seconds=settings.config.server.shutdown_grace_seconds + _DRAIN_MARGIN_SECONDS,
         stopping=listening.close,
+        reloading=settings.reload,
         died=mark_process_dead,
     ).run()
 

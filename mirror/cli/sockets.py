@@ -15,6 +15,7 @@ import structlog
 
 from mirror.config import TcpAddress, UnixAddress
 from mirror.errors import ControlFailed
+from mirror.web.doors import Doors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -77,17 +78,10 @@ class Listening:
         for name in self._names:
             name.remove()
 
-    def of_worker(self, slot: int) -> Sequence[socket.socket]:
-        """Return the sockets that one worker accepts from."""
-        return self._by_worker[slot]
-
-    def metrics_of_worker(self, slot: int) -> Sequence[socket.socket]:
-        """Return those of the address for who watches; none where it is the same as for pulls."""
-        return self._metrics[slot]
-
-    def control_of_worker(self, slot: int) -> socket.socket | None:
-        """Return the control socket as one worker has it; None where it could not be made."""
-        return self._control[slot] if self._control else None
+    def of_worker(self, slot: int) -> Doors:
+        """Return the sockets that one worker accepts from; no control socket where none could be made."""
+        control = self._control[slot] if self._control else None
+        return Doors(pulls=self._by_worker[slot], metrics=self._metrics[slot], control=control)
 
     def forget_all_but(self, slot: int) -> None:
         """Close, in a worker, what belongs to the others."""

@@ -72,11 +72,12 @@ async def _ask_itself(
     config: Config, listening: Listening, arguments: Mapping[str, object], progress: Callable[[Document], None]
 ) -> Document:
     """Be the server for as long as it takes, without a port; meanwhile other commands find it too."""
-    from mirror.app import prepare_store, running  # noqa: PLC0415 - most commands have no need of it
+    from mirror.app import counting, prepare_store, running  # noqa: PLC0415 - most commands have no need of it
 
     await asyncio.to_thread(prepare_store, config)
-    async with running(config, (), control=listening.control_of_worker(0)):
-        return await asyncio.to_thread(Control(config).ask_server, "warm", arguments, progress=progress)
+    with counting() as counters:
+        async with running(config, listening.of_worker(0), counters):
+            return await asyncio.to_thread(Control(config).ask_server, "warm", arguments, progress=progress)
 
 
 def _shown(progress: Progress, *, is_quiet: bool) -> Callable[[Document], None]:

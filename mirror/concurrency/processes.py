@@ -23,6 +23,7 @@ log = structlog.get_logger(__name__)
 _FAST_DEATH_SECONDS = 1.0  # a worker that dies sooner is restarted with a pause: it may die of its configuration
 _PAUSE_SECONDS = 1.0
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
+_HANDLED = (*_STOPPING, signal.SIGHUP)
 
 
 class WorkerProcesses:
@@ -35,21 +36,24 @@ class WorkerProcesses:
         *,
         grace_seconds: float,
         stopping: Callable[[], None],
+        reloading: Callable[[], bool],
         died: Callable[[int], None],
     ) -> None:
         """Prepare.
 
         Args:
             count: how many processes.
-            work: runs in each, with its slot from 0; returns after SIGTERM.
+            work: runs in each, with its slot from 0 and with SIGHUP blocked; returns after SIGTERM.
             grace_seconds: how long a worker may take to end before it is killed.
             stopping: called once in the supervisor when SIGTERM has come, before it is passed on.
+            reloading: called in the supervisor when SIGHUP has come; returns whether it is to be passed on.
             died: called in the supervisor with the slot of each worker that ended.
         """
         self._count = count
         self._work = work
         self._grace_seconds = grace_seconds
         self._stopping = stopping
+        self._reloading = reloading
         self._died = died
         self._slots: dict[int, tuple[int, float]] = {}
         self._is_stopping = False
@@ -59,6 +63,8 @@ class WorkerProcesses:
         """Start all, restart those that die, end when told to; return the exit code."""
         for signum in _STOPPING:
             signal.signal(signum, self._stop)
+        signal.signal(signal.SIGHUP, self._reload)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         for slot in range(self._count):
             self._start(slot)
         while not self._is_stopping:
@@ -67,12 +73,12 @@ class WorkerProcesses:
 
     def _start(self, slot: int) -> None:
         # a signal in between must not reach a child that still has the supervisor's handlers
-        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
         process = os.fork()
         if process == 0:
             self._run_child(slot)
         self._slots[process] = (slot, time.monotonic())
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
 
     def _run_child(self, slot: int) -> None:
         code = 1
@@ -80,7 +86,7 @@ class WorkerProcesses:
             self._die_with_supervisor()
             for signum in _STOPPING:
                 signal.signal(signum, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)  # SIGHUP waits until ``work`` can take it
             self._work(slot)
             code = 0
         except KeyboardInterrupt:
@@ -121,6 +127,10 @@ class WorkerProcesses:
             self._is_stopping = True
             self._stopping()
             self._signal_all(signal.SIGTERM)
+
+    def _reload(self, _signum: int, _frame: FrameType | None) -> None:
+        if not self._is_stopping and self._reloading():
+            self._signal_all(signal.SIGHUP)
 
     def _signal_all(self, signum: signal.Signals) -> None:
         for process in self._slots:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import time
 from dataclasses import replace
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 _TICK_SECONDS: Final = 1.0
 _HEARTBEAT_SECONDS: Final = 15.0
+_GENERATION_BITS: Final = 16
+_generations = itertools.count()  # a process that takes up another configuration reports for both, for a while
 
 
 class Counter(Protocol):
@@ -107,7 +110,7 @@ class Reporter:
         self._totals = totals
         self._clock = clock
         self._limit_bytes = limit_bytes
-        self._worker = os.getpid()
+        self._worker = os.getpid() << _GENERATION_BITS | next(_generations)
         self._rates = _Rates()
         self._largest = largest
         self._told: WorkerReport | None = None

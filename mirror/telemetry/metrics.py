@@ -31,8 +31,9 @@ _FROM_UPSTREAM = frozenset({Outcome.MISS, Outcome.COALESCED})
 class Metrics:
     """Counts requests, downloads and what is asked of upstreams (`mirror.ports` has the interfaces)."""
 
-    def __init__(self, registry: CollectorRegistry, upstreams: Iterable[str]) -> None:
-        """Register every metric, and start those of the configured upstreams at 0."""
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """Register every metric."""
+        self.registry = registry
         requests = ("upstream", "kind", "outcome")
         self._requests = Counter("mirror_requests_total", "Requests answered.", (*requests, "code"), registry=registry)
         self._response_bytes = Counter(
@@ -114,12 +115,15 @@ class Metrics:
         self._proxy = _ProxyMetrics(registry)
         self._received: dict[tuple[str, Kind], Sequence[Counter]] = {}
         self._answers: dict[tuple[str | None, Kind, Outcome | None, int], _AnswerCounters] = {}
+        for reason in EvictionReason:
+            self.evicted(reason, 0, 0)
+
+    def begin(self, upstreams: Iterable[str]) -> None:
+        """Start the metrics of configured upstreams at 0, where they are not there."""
         for upstream in upstreams:
             self._auth_failures.labels(upstream)
             self._resumes.labels(upstream)
             self._mismatches.labels(upstream)
-        for reason in EvictionReason:
-            self.evicted(reason, 0, 0)
 
     def answered(
         self,

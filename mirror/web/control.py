@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import socket
 import struct
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -19,7 +18,7 @@ from mirror.errors import InvalidRequest, MirrorError
 from mirror.web import errors
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import Mapping
 
     from mirror.control.operations import Document, Operations
 
@@ -28,7 +27,7 @@ log = structlog.get_logger(__name__)
 SOCKET_PREFIX: Final = "/v1/"
 _CONTENT_TYPE = "application/x-ndjson"
 _CREDENTIALS = struct.Struct("3i")  # struct ucred of socket(7): process, user, group
-_GRACE_SECONDS = 1.0  # who asked is told nothing more when the server ends
+CONTROL_GRACE_SECONDS: Final = 1.0  # who asked is told nothing more when the server ends
 
 
 class ControlHandler:
@@ -89,20 +88,9 @@ class _Answer:
         return self._response
 
 
-@asynccontextmanager
-async def serving_control(listening: socket.socket | None, handler: ControlHandler) -> AsyncIterator[None]:
-    """Answer on a listening Unix socket, where there is one, while the block runs."""
-    if listening is None:
-        yield
-        return
-    server = web.Server(handler, handler_cancellation=True, access_log=None)
-    runner = web.ServerRunner(server, shutdown_timeout=_GRACE_SECONDS)
-    await runner.setup()
-    try:
-        await web.SockSite(runner, listening).start()
-        yield
-    finally:
-        await runner.cleanup()
+def control_server(handler: ControlHandler) -> web.Server:
+    """Return what answers on the control socket."""
+    return web.Server(handler, handler_cancellation=True, access_log=None)
 
 
 async def _arguments(request: web.BaseRequest) -> Mapping[str, Any]:

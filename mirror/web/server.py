@@ -86,6 +86,7 @@ class Handler:
             self.hot.learn(request.protocol.only_request, request, exchange)
             if request.protocol.is_too_many:
                 response.force_close()
+            request.protocol.request_answered()
         return response
 
     async def _answer(self, request: web.BaseRequest, exchange: Exchange, client: Client) -> web.StreamResponse:
@@ -157,6 +158,7 @@ class Connection(web.RequestHandler):
         "_hot",
         "_is_between_requests",
         "_is_counted",
+        "_is_retiring",
         "_waiting_since",
         "is_too_many",
         "only_request",
@@ -169,6 +171,7 @@ class Connection(web.RequestHandler):
         self._entrance = entrance
         self._client: str | None = None  # also where each request may have another
         self._is_between_requests = True
+        self._is_retiring = False
         self._waiting_since: float | None = self._loop.time()
         self._is_counted = False
         self.is_too_many = False
@@ -240,6 +243,18 @@ class Connection(web.RequestHandler):
                 log.debug("connection.late", client=self._client, waited_seconds=round(waited_seconds, 1))
                 self.force_close()
 
+    def retire(self) -> None:
+        """Close where no request is under way; otherwise once the one that is, or the first one, has its answer."""
+        self._is_retiring = True
+        self._client = None  # no hot request is answered any more
+        if self._waiting_since is None and self._is_waiting():
+            self.force_close()
+
+    def request_answered(self) -> None:
+        """Take note that a request has its answer."""
+        if self._is_retiring:
+            self.close()
+
     def _is_waiting(self) -> bool:
         """Tell whether the last answer has left, and another may be given."""
         waiter = self._waiter
@@ -287,6 +302,12 @@ class HttpServer(web.Server):
         self._entrance = handler.entrance
         limits: dict[str, Any] = {"max_line_size": _LINE_LIMIT_BYTES, "max_field_size": _LINE_LIMIT_BYTES}
         super().__init__(handler, handler_cancellation=True, access_log=None, **limits)
+
+    def retire(self) -> None:
+        """Let each connection go that is doing nothing, and the others once they have done what they do."""
+        for connection in self.connections:
+            if isinstance(connection, Connection):
+                connection.retire()
 
     async def end_late_connections(self, limit_seconds: float) -> NoReturn:
         """Close, for ever, connections on which no request gets complete in time."""

@@ -119,7 +119,7 @@ async def prepared(folder: Path) -> AsyncIterator[Parts]:
         await asyncio.to_thread(layout.create)
         index = await asyncio.to_thread(DiskIndex, layout.index)
         locks = FileLocks(layout.locks)
-        metrics = Metrics(CollectorRegistry(), ["docker.io"])
+        metrics = Metrics(CollectorRegistry())
         clock = MovableClock().now
         async with Supervisor(expected=MirrorError) as supervisor, Sessions(one) as sessions:
             shared = Shared(

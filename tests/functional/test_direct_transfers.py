@@ -117,7 +117,7 @@ async def test_what_ends_the_taking_ends_the_transfer_and_comes_out_as_it_is(
     registry: TestRegistry, error: Exception
 ) -> None:
     async with aiohttp.ClientSession() as session, session.get(registry.base_url + PATH) as response:
-        observer = Metrics(CollectorRegistry(), ["docker.io"])
+        observer = Metrics(CollectorRegistry())
         stream = HttpBlobStream(response, 0, LAYER.size_bytes, "docker.io", observer, silence_seconds=2.0)
 
         async def take() -> None:

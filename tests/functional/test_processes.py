@@ -258,7 +258,8 @@ def test_memory_stays_small_while_eight_clients_take_one_cold_large_blob(registr
         clients = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(8)]
         assert [int(client.communicate()[0]) for client in clients] == [part.size_bytes] * 8
         assert peak_megabytes(mirror.pid) < 120
-    assert registry.bytes_sent("blob", reference=part.digest) == part.size_bytes
+    # one fetch; a transfer that a starved machine breaks sends what was on its way once more
+    assert part.size_bytes <= registry.bytes_sent("blob", reference=part.digest) < 1.5 * part.size_bytes
 
 
 def test_a_port_that_is_taken_is_said_in_one_line(registry: RegistryProcess) -> None:

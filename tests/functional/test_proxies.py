@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from mirror.app import prepare_store, running
+from mirror.app import counting, prepare_store, running
+from mirror.web.doors import Doors
 from mirror.web.htpasswd import Htpasswd
 from tests.bench.servers import running_nginx
 from tests.functional.conftest import StartMirror
@@ -118,11 +119,12 @@ async def test_each_kind_of_address_is_known_by_its_network(
     await asyncio.to_thread(prepare_store, config)
     both = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
     local = socket.socket(socket.AF_UNIX)
-    with both, local:
+    with both, local, counting() as counters:
         local.bind(str(tmp_path / "socket"))
         local.listen()
         port = both.getsockname()[1]
-        async with running(config, [both, local], htpasswd=Htpasswd(path)):
+        serving = running(config, Doors(pulls=[both, local]), counters, htpasswd=Htpasswd(path))
+        async with serving:
             for _ in range(2):
                 for kind, status in statuses.items():
                     connecting = (

@@ -19,9 +19,10 @@ from typing import Self
 
 from prometheus_client import CollectorRegistry
 
-from mirror.app import prepare_store, running
+from mirror.app import counting, prepare_store, running
 from mirror.config import Config, load
 from mirror.upstream.addresses import is_public
+from mirror.web.doors import Doors
 from mirror.web.htpasswd import Htpasswd
 from tests.support.clock import MovableClock
 from tests.support.ports import end_process, free_port, start_process, wait_for_group, wait_for_port
@@ -73,10 +74,16 @@ async def running_mirror(
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         htpasswd = await asyncio.to_thread(Htpasswd.of, config.access)
-        async with running(config, [listening], htpasswd=htpasswd, clock=clock.now, is_public=rule) as metrics:
-            yield RunningMirror(
-                base_url=f"http://127.0.0.1:{port}", port=port, metrics=metrics, clock=clock, folder=folder
-            )
+        with counting(clock.now) as counters:
+            doors = Doors(pulls=[listening])
+            async with running(config, doors, counters, htpasswd=htpasswd, clock=clock.now, is_public=rule):
+                yield RunningMirror(
+                    base_url=f"http://127.0.0.1:{port}",
+                    port=port,
+                    metrics=counters.metrics.registry,
+                    clock=clock,
+                    folder=folder,
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

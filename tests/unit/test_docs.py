@@ -83,7 +83,8 @@ def slugs(page: Path) -> set[str]:
 def exported() -> dict[str, tuple[str, frozenset[str]]]:
     """Return type and labels of every metric there is, after everything has happened once."""
     registry = CollectorRegistry()
-    metrics = Metrics(registry, ["docker.io"])
+    metrics = Metrics(registry)
+    metrics.begin(["docker.io"])
     metrics.answered(
         upstream="docker.io", kind=Kind.BLOB, outcome=Outcome.HIT, code=200, size_bytes=1, first_byte_seconds=[0.1]
     )

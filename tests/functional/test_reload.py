@@ -1,0 +1,157 @@
+"""SIGHUP: a changed configuration is taken up whole or not at all, and no transfer notices."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Iterator
+from http.client import HTTPConnection
+
+import pytest
+
+from tests.functional.test_processes import NAME, begun, path_of, wait_until
+from tests.support.faults import Fault, Slow
+from tests.support.images import blob, oci_image
+from tests.support.mirrors import MirrorProcess
+from tests.support.process import RegistryProcess
+
+_OTHER = "ghcr.io"
+
+
+@pytest.fixture
+def registry() -> Iterator[RegistryProcess]:
+    with RegistryProcess() as started:
+        yield started
+
+
+@pytest.fixture(params=[1, 2], ids=["1-worker", "2-workers"])
+def mirror(request: pytest.FixtureRequest, registry: RegistryProcess) -> Iterator[MirrorProcess]:
+    with MirrorProcess({"docker.io": registry.base_url, _OTHER: registry.base_url}, workers=request.param) as process:
+        yield process
+
+
+def reload(mirror: MirrorProcess, *, extra: str = "", text: str | None = None) -> None:
+    """Change the file, and send SIGHUP."""
+    wait_until(lambda: len(mirror.worker_pids) == mirror.workers)
+    path = mirror.folder / "mirror.toml"
+    path.write_text(path.read_text() + extra if text is None else text)
+    os.kill(mirror.pid, signal.SIGHUP)
+
+
+def events(mirror: MirrorProcess, name: str) -> list[dict[str, object]]:
+    return [event for event in mirror.events() if event["event"] == name]
+
+
+def wait_for(mirror: MirrorProcess, name: str, count: int) -> list[dict[str, object]]:
+    wait_until(lambda: len(events(mirror, name)) >= count)
+    return events(mirror, name)
+
+
+def test_a_changed_configuration_is_taken_up_by_every_worker(mirror: MirrorProcess, registry: RegistryProcess) -> None:
+    registry.add("owner/app", "1", oci_image(1))
+    path = f"/v2/{_OTHER}/owner/app/manifests/1"
+    assert mirror.request(path).status == 200
+    reload(mirror, extra='deny = ["owner/*"]\n[cache]\nmax_size = "1GiB"\n')
+    taken_up = wait_for(mirror, "config.reloaded", mirror.workers + (mirror.workers > 1))
+    assert {tuple(event["changed"]) for event in taken_up} == {  # type: ignore[arg-type]  # JSON
+        ("cache.max_size", f'upstreams."{_OTHER}".deny')
+    }
+    wait_until(lambda: {mirror.request(path).status for _ in range(20)} == {403})
+    assert "mirror_cache_limit_bytes 1.073741824e+09" in mirror.request("/metrics").body.decode()
+
+
+def test_a_running_transfer_and_a_running_download_go_on(mirror: MirrorProcess, registry: RegistryProcess) -> None:
+    part = blob(3, 3_000_000)
+    registry.add_blob(NAME, part)
+    registry.fail(Fault(action=Slow(bytes_per_second=1_000_000), kind="blob", times=1))
+    with begun(mirror, path_of(part)) as response:
+        first = response.read(1000)
+        reload(mirror, extra='[cache]\nnegative_ttl = "1s"\n')
+        wait_for(mirror, "config.reloaded", mirror.workers)
+        assert mirror.request("/healthz").status == 200
+        assert first + response.read() == part.content
+    assert mirror.request(path_of(part)).body == part.content
+    assert registry.bytes_sent("blob", reference=part.digest) == part.size_bytes
+
+
+def test_no_request_fails_while_it_is_reloaded_again_and_again(
+    mirror: MirrorProcess, registry: RegistryProcess
+) -> None:
+    part = blob(4, 1000)
+    registry.add_blob(NAME, part)
+    assert mirror.request(path_of(part)).status == 200
+    for number in range(10):
+        reload(mirror, extra="", text=(mirror.folder / "mirror.toml").read_text() + f"# {number}\n")
+        for _ in range(20):
+            assert mirror.request(path_of(part)).body == part.content
+    wait_for(mirror, "config.reloaded", 10)
+
+
+@pytest.mark.parametrize(
+    "text", ["[cache]\nmax_sise = 1\n", "[[\n", '[server]\ntls_certificate = "gone"\ntls_key = "gone"\n']
+)
+def test_a_configuration_that_cannot_be_used_changes_nothing(
+    mirror: MirrorProcess, registry: RegistryProcess, text: str
+) -> None:
+    reload(mirror, text=text)
+    (rejected,) = wait_for(mirror, "config.rejected", 1)
+    assert "mirror.toml" in str(rejected["error"]) or "tls_certificate" in str(rejected["error"])
+    part = blob(5, 1000)
+    registry.add_blob(NAME, part)
+    assert mirror.request(path_of(part)).body == part.content
+    assert events(mirror, "config.reloaded") == []
+
+
+def test_what_needs_a_restart_is_said_and_left_as_it_is(mirror: MirrorProcess, registry: RegistryProcess) -> None:
+    reload(mirror, extra='[cache]\ndir = "elsewhere"\ntag_ttl = "3m"\n[log]\nlevel = "debug"\n')
+    wait_for(mirror, "config.reloaded", mirror.workers)
+    # flags win over the file, so that the folder, which a flag names, has not changed
+    assert wait_for(mirror, "config.restart_needed", 1)[0]["keys"] == ["log.level"]
+    assert "cache.tag_ttl" in str(events(mirror, "config.reloaded")[0]["changed"])
+
+
+def test_counters_go_on(mirror: MirrorProcess, registry: RegistryProcess) -> None:
+    part = blob(6, 1000)
+    registry.add_blob(NAME, part)
+
+    def served() -> float:
+        lines = mirror.request("/metrics").body.decode().splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("mirror_requests_total{"))
+
+    mirror.request(path_of(part))
+    before = served()
+    reload(mirror)
+    wait_for(mirror, "config.reloaded", mirror.workers)
+    mirror.request(path_of(part))
+    assert served() > before
+
+
+def test_sigterm_ends_all_generations_within_the_grace(mirror: MirrorProcess, registry: RegistryProcess) -> None:
+    part = blob(7, 4_000_000)
+    registry.add_blob(NAME, part)
+    registry.fail(Fault(action=Slow(bytes_per_second=1_000_000), kind="blob", times=1))
+    with begun(mirror, path_of(part)) as response:
+        first = response.read(1000)
+        reload(mirror)
+        wait_for(mirror, "config.reloaded", mirror.workers)
+        process = mirror.terminate()
+        assert first + response.read() == part.content
+    assert process.wait(timeout=20) == 0
+
+
+def test_a_kept_connection_is_answered_before_and_after(mirror: MirrorProcess, registry: RegistryProcess) -> None:
+    part = blob(8, 1000)
+    registry.add_blob(NAME, part)
+    connection = HTTPConnection("127.0.0.1", mirror.port, timeout=10)
+    for _ in range(2):
+        connection.request("GET", path_of(part))
+        assert connection.getresponse().read() == part.content
+        reload(mirror)
+        wait_until(lambda: connection.sock is None or _is_closed(connection))
+        connection.close()
+
+
+def _is_closed(connection: HTTPConnection) -> bool:
+    """Tell whether the other side has closed: there is something to read, where nothing was asked."""
+    return bool(select.select([connection.sock], [], [], 0)[0])
