@@ -270,6 +270,22 @@ def resident_megabytes(pid: int) -> float:
     return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
 
 
+def test_connections_that_are_kept_hold_little_memory(registry: RegistryProcess, made: Made) -> None:
+    with MirrorProcess({"docker.io": registry.base_url}, extra=tls_settings(made)) as mirror:
+        context = client_context(made)
+        before = resident_megabytes(mirror.pid)
+        kept = []
+        for _ in range(200):
+            plain = socket.create_connection(("127.0.0.1", mirror.port))
+            kept.append(context.wrap_socket(plain, server_hostname="127.0.0.1"))
+            kept[-1].sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert kept[-1].recv(1)
+        grown = resident_megabytes(mirror.pid) - before
+        for connection in kept:
+            connection.close()
+    assert grown < 50, grown  # with asyncio's own buffers 110
+
+
 def test_a_certificate_that_ends_soon_is_warned_of(registry: RegistryProcess, tmp_path: Path) -> None:
     made = make(tmp_path / "certs", now=datetime.now(UTC) - timedelta(days=800))
     with MirrorProcess({"docker.io": registry.base_url}, extra=tls_settings(made)) as mirror:
