@@ -8,7 +8,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from mirror.errors import StorageError
-from mirror.web.page import PAGE_HEADERS, render
+from mirror.web.page.document import PAGE_HEADERS, render
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -64,7 +64,7 @@ class OpsHandlers:
     async def page(self) -> web.Response:
         """How things stand, for people."""
         return web.Response(
-            body=render((await self._look()).upstreams), content_type="text/html", charset="utf-8", headers=PAGE_HEADERS
+            body=render(await self._look()), content_type="text/html", charset="utf-8", headers=PAGE_HEADERS
         )
 
     async def healthz(self) -> web.Response:
