@@ -16,7 +16,7 @@ PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet 
 PACKAGES := tests/debian-packages.txt
 APT_INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends
 
-.PHONY: help serve test bench soak check fix dashboard lock venv debian-packages clean
+.PHONY: help serve test bench soak scale check fix dashboard lock venv debian-packages clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 24
@@ -33,6 +33,9 @@ bench: debian-packages .venv/bench.stamp  ## measure speed beside others; with A
 
 soak: .venv/dev.stamp  ## load a bounded cache with faults for ten minutes; options: make soak ARGS="--minutes 2 --seed 4"
 	$(BIN)/python -m tests.soak $(ARGS)
+
+scale: .venv/dev.stamp  ## measure the mirror on a cache of 200,000 objects; options: make scale ARGS="--objects 20000"
+	$(BIN)/python -m tests.scale $(ARGS)
 
 check: .venv/dev.stamp  ## format, lint, types, imports
 	$(BIN)/ruff format --check

@@ -449,8 +449,8 @@ class Bookkeeping(Protocol):
         """Return what is accounted for of one shelf, and its size."""
         ...
 
-    async def restore_blob(self, digest: Digest, size_bytes: int, used: float) -> None:
-        """Account for a stored file."""
+    async def restore_blobs(self, blobs: Sequence[tuple[Digest, int, float]]) -> None:
+        """Account for stored files, each with its size and last use, as far as one can tell."""
         ...
 
     async def strike(self, digests: Sequence[Digest]) -> Removal:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _AGAIN_SECONDS: Final = 24 * 3600.0
+_START_SECONDS: Final = 2.0  # the first moments are for who has waited for the start
 _TURN_SECONDS: Final = 30.0  # another worker takes over that soon
 _REST: Final = 4.0
 _SHORTEST_REST_SECONDS: Final = 0.01
@@ -66,6 +67,7 @@ class Upkeep:
 
     async def run(self) -> None:
         """Walk through everything, and again each day, until cancelled; wait while another worker does."""
+        await asyncio.sleep(_START_SECONDS)
         async with self._locks.hold("upkeep", longest_wait_seconds=_TURN_SECONDS):
             while True:
                 try:
@@ -145,7 +147,7 @@ class Upkeep:
 
     async def _settle(self, digests: Sequence[Digest]) -> None:
         """Look again, one by one, now that nobody evicts."""
-        gone = []
+        found, gone = [], []
         for digest in digests:
             if await self._files.is_on_its_way(digest):  # it is accounted for before it gets its name
                 continue
@@ -153,7 +155,9 @@ class Upkeep:
             if file is None:
                 gone.append(digest)
             else:
-                await self._accounts.restore_blob(digest, file.size_bytes, file.stored_at)
+                found.append((digest, file.size_bytes, file.stored_at))
+        if found:
+            await self._accounts.restore_blobs(found)
         if gone:
             await self._memory.forget(await self._accounts.strike(gone))
 

@@ -25,7 +25,9 @@ _ROUND_SECONDS: Final = 7 * 24 * 3600.0
 _MARGIN: Final = 1.25  # the mirror does not always run
 _SLOWEST_BYTES: Final = 1024 * 1024  # a second
 _FASTEST_BYTES: Final = 32 * 1024 * 1024
+_START_SECONDS: Final = 3.0  # the first moments are for who has waited for the start
 _TURN_SECONDS: Final = 30.0
+_REST: Final = 4.0  # times as long as a file took: very many small ones would keep a processor busy
 _PLACE: Final = "verified to"
 
 
@@ -43,9 +45,11 @@ class Verification:
         self._doubts = doubts
         self._clock = clock
         self._bytes_per_second: float = _SLOWEST_BYTES
+        self._paused_seconds = 0.0
 
     async def run(self) -> None:
         """Verify round after round, until cancelled; wait while another worker does."""
+        await asyncio.sleep(_START_SECONDS)
         async with self._locks.hold("verify", longest_wait_seconds=_TURN_SECONDS):
             while True:
                 began, place = await self._next_round()
@@ -78,7 +82,10 @@ class Verification:
         wanted = totals.size_bytes * _MARGIN / _ROUND_SECONDS
         self._bytes_per_second = min(max(wanted, _SLOWEST_BYTES), _FASTEST_BYTES)
         for digest in sorted(await self._files.on_shelf(shelf), key=str):
+            began, self._paused_seconds = asyncio.get_running_loop().time(), 0.0
             await self._check(digest)
+            worked_seconds = asyncio.get_running_loop().time() - began - self._paused_seconds
+            await asyncio.sleep(max(0.0, _REST * worked_seconds - self._paused_seconds))
 
     async def _check(self, digest: Digest) -> None:
         try:
@@ -91,4 +98,6 @@ class Verification:
 
     async def _pace(self, size_bytes: int) -> None:
         """Wait as long as reading this much may take."""
-        await asyncio.sleep(size_bytes / self._bytes_per_second)
+        seconds = size_bytes / self._bytes_per_second
+        self._paused_seconds += seconds
+        await asyncio.sleep(seconds)

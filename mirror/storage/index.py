@@ -45,7 +45,10 @@ _CATALOG_LIMIT = 1000
 
 
 class DiskIndex:
-    """The index of one cache folder: what is looked up in one thread, the accounts in another."""
+    """The index of one cache folder: facts are looked up in one thread and changed in another, the accounts in a third.
+
+    So a lookup, for which a client waits, never waits for a change: SQLite lets both go on at once.
+    """
 
     def __init__(self, folder: Path, clock: Clock = time.time) -> None:
         """Open the databases in ``folder``, a cache folder's ``index``; ``clock`` tells when something was used.
@@ -54,7 +57,9 @@ class DiskIndex:
             OSError: the folder cannot be used.
         """
         self._clock = clock
-        # one thread: diskcache keeps a connection for each, and closes only that of the thread which asks
+        # one thread for each: diskcache keeps a connection for each, and closes only that of the thread which asks
+        self._looking_pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lookup")
+        self._looking = self._looking_pool.submit(Facts, Layout(folder.parent)).result()
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="index")
         self._facts = self._pool.submit(Facts, Layout(folder.parent)).result()
         self._ledger_pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
@@ -66,10 +71,12 @@ class DiskIndex:
         self._ledger_pool.shutdown()
         self._pool.submit(self._facts.close).result()
         self._pool.shutdown()
+        self._looking_pool.submit(self._looking.close).result()
+        self._looking_pool.shutdown()
 
     async def find_tag(self, repository: Repository, tag: Tag) -> StoredTag | None:
         """Return what the tag pointed at when it was last confirmed."""
-        row = await self._run(self._facts.tag, repository, str(tag))
+        row = await self._look(self._looking.tag, repository, str(tag))
         return _read(row, lambda it: StoredTag(descriptor=_descriptor(it), confirmed_at=float(it["confirmed"])))
 
     async def put_tag(self, repository: Repository, tag: Tag, stored: StoredTag) -> None:
@@ -86,7 +93,7 @@ class DiskIndex:
 
     async def find_held(self, repository: Repository, digest: Digest) -> Held | None:
         """Return how the repository is known to hold the content, if it is."""
-        row = await self._run(self._facts.held, repository, digest)
+        row = await self._look(self._looking.held, repository, digest)
         return _read(
             row,
             lambda it: Held(
@@ -114,7 +121,7 @@ class DiskIndex:
 
     async def find_confirmed(self, repository: Repository) -> float | None:
         """Return when the upstream last gave or confirmed private content of a repository (since the epoch)."""
-        text = await self._run(self._facts.find, f"confirmed:{repository}")
+        text = await self._look(self._looking.find, f"confirmed:{repository}")
         return None if text is None else _read(text, float)
 
     async def put_confirmed(self, repository: Repository, at: float) -> None:
@@ -123,7 +130,7 @@ class DiskIndex:
 
     async def find_note(self, key: str) -> str | None:
         """Return what a worker noted last."""
-        return await self._run(self._facts.find, f"note:{key}")
+        return await self._look(self._looking.find, f"note:{key}")
 
     async def put_note(self, key: str, text: str) -> None:
         """Leave a note for the other workers."""
@@ -131,15 +138,15 @@ class DiskIndex:
 
     async def tags_of(self, repository: Repository) -> Sequence[str]:
         """Return the tags known of a repository, in lexical order."""
-        return await self._run(self._facts.tags, repository) or []
+        return await self._look(self._looking.tags, repository) or []
 
     async def repositories(self, page: Page) -> tuple[Sequence[Repository], bool]:
         """Return a page of what is cached, in lexical order, and whether there is more."""
-        return await self._run(self._page, page) or ((), False)
+        return await self._look(self._page, page) or ((), False)
 
     def _page(self, page: Page) -> tuple[list[Repository], bool]:
         limit = min(_CATALOG_LIMIT if page.limit is None else page.limit, _CATALOG_LIMIT)
-        after = itertools.dropwhile(lambda name: name <= (page.last or ""), self._facts.names())
+        after = itertools.dropwhile(lambda name: name <= (page.last or ""), self._looking.names())
         names = list(itertools.islice(after, limit + 1))
         return [Repository(*name.split("/", 1)) for name in names[:limit]], len(names) > limit > 0
 
@@ -201,9 +208,9 @@ class DiskIndex:
         """Return what is accounted for of one shelf, and its size."""
         return await self._account(self._ledger.on_shelf, shelf) or {}
 
-    async def restore_blob(self, digest: Digest, size_bytes: int, used: float) -> None:
-        """Account for a stored file."""
-        await self._account(self._ledger.add_blob, digest, size_bytes, used)
+    async def restore_blobs(self, blobs: Sequence[tuple[Digest, int, float]]) -> None:
+        """Account for stored files, each with its size and last use, as far as one can tell."""
+        await self._account(self._ledger.add_blobs, blobs)
 
     async def doomed(self, limit: int) -> Sequence[Digest]:
         """Return what was forgotten and whose files may still be there."""
@@ -242,8 +249,12 @@ class DiskIndex:
     # ---- threads
 
     async def _run(self, work: Callable[..., T], *arguments: object) -> T | None:
-        """Look something up, or note it."""
+        """Note something."""
         return await _in_thread(self._pool, self._facts, work, *arguments)
+
+    async def _look(self, work: Callable[..., T], *arguments: object) -> T | None:
+        """Look something up."""
+        return await _in_thread(self._looking_pool, self._looking, work, *arguments)
 
     async def _account(self, work: Callable[..., T], *arguments: object) -> T | None:
         """Read or change the accounts."""

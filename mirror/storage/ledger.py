@@ -74,6 +74,12 @@ class Ledger:
         with self._database:
             self._database.execute(_ADD, (str(digest), Kind.BLOB.value, size_bytes, used))
 
+    def add_blobs(self, blobs: Iterable[tuple[Digest, int, float]]) -> None:
+        """Account for stored blobs, each with its size and last use."""
+        rows = ((str(digest), Kind.BLOB.value, size_bytes, used) for digest, size_bytes, used in blobs)
+        with self._database:
+            self._database.executemany(_ADD, rows)
+
     def add_manifest(self, repository: Repository, manifest: Manifest, used: float) -> None:
         """Account for a stored manifest that this repository holds, and for what it needs."""
         digest = str(manifest.digest)
