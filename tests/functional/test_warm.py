@@ -60,7 +60,8 @@ def statuses(mirror: MirrorProcess, name: str, image: Image) -> dict[str, str]:
     """Ask for everything of an image; return what happened to each."""
     repository = name.partition(":")[0]
     paths = [f"manifests/{image.digest}", *(f"blobs/{blob.digest}" for blob in image.blobs)]
-    return {path: mirror.request(f"/v2/{repository}/{path}").cache_status for path in paths}
+    answers = {path: mirror.request(f"/v2/{repository}/{path}") for path in paths}
+    return {path: f"{answer.status} {answer.cache_status}" for path, answer in answers.items()}
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -83,7 +84,7 @@ def test_what_a_running_mirror_has_fetched_is_there_without_its_upstream(
         assert upstream.count(kind="blob", method="GET") == len(HERE.blobs) + len(PLAIN.blobs)
         with stopped(upstream):
             for name, image in ((ALPINE, PLAIN), (APP, HERE)):
-                assert set(statuses(mirror, name, image).values()) == {"mirror; hit"}
+                assert set(statuses(mirror, name, image).values()) == {"200 mirror; hit"}
                 assert mirror.request(f"/v2/{name.replace(':', '/manifests/')}").status == 200
 
 
@@ -124,7 +125,7 @@ def test_without_a_server_it_fetches_by_itself_and_leaves_nothing_running(upstre
         with stopped(upstream):
             mirror.start()
             for image in INDEX.images:
-                assert set(statuses(mirror, APP, image).values()) == {"mirror; hit"}
+                assert set(statuses(mirror, APP, image).values()) == {"200 mirror; hit"}
 
 
 def test_one_that_fails_stops_no_other_and_is_named(upstream: RegistryProcess) -> None:
@@ -174,7 +175,7 @@ def test_it_goes_on_where_it_was_broken_off(upstream: RegistryProcess) -> None:
         assert ask(mirror, "warm", "large").code == 0
         assert upstream.bytes_sent("blob", reference=layer.digest) < layer.size_bytes * 4 // 5
         mirror.start()
-        assert set(statuses(mirror, "library/large", LARGE).values()) == {"mirror; hit"}
+        assert set(statuses(mirror, "library/large", LARGE).values()) == {"200 mirror; hit"}
 
 
 def test_bars_are_shown_on_a_terminal_and_lines_stay(upstream: RegistryProcess) -> None:
