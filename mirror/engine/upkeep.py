@@ -13,6 +13,7 @@ Each step is short, and is followed by a pause four times as long.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -36,6 +37,7 @@ _TURN_SECONDS: Final = 30.0  # another worker takes over that soon
 _REST: Final = 4.0
 _SHORTEST_REST_SECONDS: Final = 0.01
 _BATCH: Final = 64
+_ROWS: Final = 500
 _PLACE: Final = "walked to"
 
 
@@ -73,7 +75,7 @@ class Upkeep:
                 try:
                     await self.restore()
                     await self.walk()
-                except MirrorError as error:
+                except (MirrorError, OSError) as error:
                     log.warning("upkeep.failed", error=str(error))
                 await asyncio.sleep(_AGAIN_SECONDS)
 
@@ -104,7 +106,11 @@ class Upkeep:
             for digest in await self._accounts.lacking(record.repository, manifests[first : first + _BATCH]):
                 await self._restore_manifest(record.repository, digest, record.manifests[digest])
             await self._rest()
-        await self._accounts.restore(record)
+        rows = max(len(record.blobs), len(record.tags), len(record.pins))
+        for first in range(0, rows, _ROWS):
+            await self._accounts.restore(_part(record, first))
+            await self._rest()
+        await self._accounts.restore(replace(record, blobs=(), tags=(), pins=()))
 
     async def _restore_manifest(self, repository: Repository, digest: Digest, media_type: str) -> None:
         file = await self._files.find(digest)
@@ -167,3 +173,9 @@ class Upkeep:
             await self._files.remove(doomed)
             await self._accounts.bury(doomed)
             before = doomed
+
+
+def _part(record: Record, first: int) -> Record:
+    """Return so many rows of each kind; not up to the mark yet, so that a process that dies has them read again."""
+    rows = slice(first, first + _ROWS)
+    return replace(record, mark="", blobs=record.blobs[rows], tags=record.tags[rows], pins=record.pins[rows])

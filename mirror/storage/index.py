@@ -141,12 +141,12 @@ class DiskIndex:
         return await self._look(self._looking.tags, repository) or []
 
     async def repositories(self, page: Page) -> tuple[Sequence[Repository], bool]:
-        """Return a page of what is cached, in lexical order, and whether there is more."""
-        return await self._look(self._page, page) or ((), False)
+        """Return a page of what is cached, in lexical order, and whether there is more; no lookup waits for it."""
+        return await self._run(self._page, page) or ((), False)
 
     def _page(self, page: Page) -> tuple[list[Repository], bool]:
         limit = min(_CATALOG_LIMIT if page.limit is None else page.limit, _CATALOG_LIMIT)
-        after = itertools.dropwhile(lambda name: name <= (page.last or ""), self._looking.names())
+        after = itertools.dropwhile(lambda name: name <= (page.last or ""), self._facts.names())
         names = list(itertools.islice(after, limit + 1))
         return [Repository(*name.split("/", 1)) for name in names[:limit]], len(names) > limit > 0
 
