@@ -89,6 +89,9 @@ def prepare_store(config: Config) -> None:
     """
     layout = Layout(config.cache.dir)
     layout.create()
+    door = layout.find_open_door()
+    if door is not None:
+        log.warning("cache.unsafe", cache=str(layout.root), reason=door)
     FileBlobStore(layout).clean()
 
 

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Final
 
 from mirror.errors import ArchiveInvalid, StorageError, quote
 from mirror.oci.layout import INDEX_NAME, MARKER, MARKER_NAME, blob_name
-from mirror.storage.files import READ_CHUNK_BYTES
+from mirror.storage.files import READ_CHUNK_BYTES, open_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -66,7 +66,7 @@ def _padding(size_bytes: int) -> bytes:
 
 def _write_blob(stream: IO[bytes], layout: Layout, digest: Digest, wrote: Callable[[int], None]) -> None:
     try:
-        descriptor = os.open(layout.blob(digest), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = open_file(layout.blob(digest), os.O_RDONLY)
     except OSError as error:
         raise StorageError(f"cannot read {digest}: {error.strerror}") from error
     with os.fdopen(descriptor, "rb", buffering=0) as stored:

@@ -17,6 +17,8 @@ from mirror.storage.files import (
     ORIGIN_SUFFIX,
     READ_CHUNK_BYTES,
     TEMPORARY_SUFFIX,
+    is_file,
+    open_file,
     open_in_thread,
     remove_if_same,
     remove_quietly,
@@ -99,7 +101,7 @@ class FileBlobStore:
     def _find(self, digest: Digest) -> StoredBody | None:
         try:
             # opened before it is measured: an eviction in between takes the name, not the bytes
-            descriptor = os.open(self._layout.blob(digest), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = open_file(self._layout.blob(digest), os.O_RDONLY)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -221,8 +223,8 @@ class FileBlobStore:
             digest = _digest_of(path)
             is_left_alone = path.suffix == ORIGIN_SUFFIX and not path.with_suffix("").exists()
             is_left_alone |= path.suffix == PART_SUFFIX and not path.with_name(path.name.partition(".")[0]).exists()
-            if path.suffix == TEMPORARY_SUFFIX or is_left_alone:
-                path.unlink(missing_ok=True)
+            if path.suffix == TEMPORARY_SUFFIX or is_left_alone or (digest is not None and not is_file(path)):
+                remove_quietly(path)
             elif digest is not None and self._origin(digest) is None:
                 remove_partial(path)
             elif digest is not None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
 READ_CHUNK_BYTES = 1024 * 1024
 ORIGIN_SUFFIX = ".origin"  # of what is known about a download file
 TEMPORARY_SUFFIX = ".put"  # of a file that has not got its name yet
+
+
+_PRIVATE = 0o700
+_SMALL_BYTES = 64 * 1024
 
 
 class Closable(Protocol):
@@ -45,13 +51,26 @@ class Layout:
         self.locks = root / "locks"
 
     def create(self) -> None:
-        """Make the folders that are missing.
+        """Make the folders that are missing; a cache folder that is made here is its owner's alone.
 
         Raises:
-            OSError: the folder cannot be made or written.
+            OSError: the folder cannot be made or written, or part of it leads elsewhere.
         """
+        if not self.root.exists():
+            self.root.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+        for path in (self.blobs, self.partial, self.index, self.links, self.locks, self.figures):
+            if path.is_symlink():
+                text = "a link in a cache folder may lead anywhere; point cache.dir at the other place instead"
+                raise OSError(errno.ELOOP, text, str(path))
         for folder in (self.blobs, self.partial, self.index):
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(exist_ok=True)
+
+    def find_open_door(self) -> str | None:
+        """Say who besides this process's user may change what is in the folder; None where nobody may."""
+        status = self.root.stat()
+        if status.st_uid not in {os.geteuid(), 0}:
+            return f"it belongs to the user {status.st_uid}"
+        return "everybody may write to it" if status.st_mode & stat.S_IWOTH else None
 
     def blob(self, digest: Digest) -> Path:
         """Return the place of a stored blob."""
@@ -60,6 +79,36 @@ class Layout:
     def partial_blob(self, digest: Digest) -> Path:
         """Return the place of a blob that is being downloaded."""
         return self.partial / f"{digest.algorithm}-{digest.encoded}"
+
+
+def open_file(path: Path, flags: int, mode: int = 0o644) -> int:
+    """Open a regular file, and nothing that stands in its place: no link, no pipe, no device, no folder.
+
+    Raises:
+        OSError: it is something else, or cannot be opened.
+    """
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode)  # a pipe would wait
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "it is not a file", str(path))
+
+
+def read_text(path: Path) -> str:
+    """Read a small regular file in UTF-8.
+
+    Raises:
+        OSError, ValueError: there is none, or something else.
+    """
+    with os.fdopen(open_file(path, os.O_RDONLY), "rb") as file:
+        return file.read(_SMALL_BYTES).decode()
+
+
+def is_file(path: Path) -> bool:
+    """Tell whether there is a regular file of that very name, no link to one."""
+    with contextlib.suppress(OSError):
+        return stat.S_ISREG(path.lstat().st_mode)
+    return False
 
 
 async def open_in_thread(opening: Callable[[], C]) -> C:

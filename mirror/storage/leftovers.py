@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from mirror.errors import DigestInvalid
 from mirror.oci.digest import Digest
 from mirror.ports import Underway
+from mirror.storage.files import open_file
 from mirror.storage.partial import PartialFile
 from mirror.storage.parts import PART_SUFFIX
 
@@ -34,7 +35,7 @@ def _partials(layout: Layout) -> Iterator[tuple[PartialFile, Path]]:
     for path in layout.partial.iterdir():
         with contextlib.suppress(DigestInvalid, OSError):
             digest = Digest.parse(path.name.replace("-", ":", 1))
-            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = open_file(path, os.O_RDWR)
             with contextlib.closing(PartialFile(descriptor, path, layout.blob(digest), digest)) as partial:
                 yield partial, path
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from mirror.errors import MirrorError
 from mirror.oci.reference import Repository
-from mirror.storage.files import write_all
+from mirror.storage.files import open_file, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -98,7 +98,7 @@ class LinkFiles:
     def read(self, repository: Repository, since: Position | None) -> tuple[Rows, Position | None]:
         """Return the rows that were added after ``since``, all where that is of another file, and where they end."""
         try:
-            descriptor = os.open(self._path(repository), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = open_file(self._path(repository), os.O_RDONLY)
         except FileNotFoundError:
             return {}, None
         with os.fdopen(descriptor, "rb") as file:
@@ -137,7 +137,7 @@ class LinkFiles:
         path = self._path(repository)
         path.parent.mkdir(parents=True, exist_ok=True)
         while True:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+            descriptor = open_file(path, os.O_RDWR | os.O_CREAT)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
                 if _leads_to(path, descriptor):  # else it was written anew meanwhile

@@ -9,6 +9,8 @@ import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from mirror.storage.files import open_file
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
@@ -26,7 +28,7 @@ class FileLocks:
 
     def __init__(self, path: Path) -> None:
         """Open the lock file; it stays open: closing any descriptor of it frees all of the process's locks."""
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        self._descriptor = open_file(path, os.O_RDWR | os.O_CREAT)
 
     @asynccontextmanager
     async def hold(self, key: str, *, longest_wait_seconds: float = _LONGEST_WAIT_SECONDS) -> AsyncIterator[None]:

@@ -32,7 +32,10 @@ from mirror.storage.files import (
     ORIGIN_SUFFIX,
     READ_CHUNK_BYTES,
     TEMPORARY_SUFFIX,
+    is_file,
+    open_file,
     open_in_thread,
+    read_text,
     remove_quietly,
     rename_durably,
     write_all,
@@ -85,7 +88,7 @@ def measure_partials(layout: Layout) -> tuple[int, int]:
 
 def _announced_size(path: Path) -> int:
     try:
-        return int(json.loads(_origin_path(path).read_text(encoding="utf-8"))["size"] or 0)
+        return int(json.loads(read_text(_origin_path(path)))["size"] or 0)
     except (OSError, ValueError, TypeError, KeyError):
         return 0
 
@@ -93,7 +96,7 @@ def _announced_size(path: Path) -> int:
 def remove_partial(path: Path) -> None:
     """Take away a download file and what is known about it."""
     path.unlink(missing_ok=True)
-    _origin_path(path).unlink(missing_ok=True)
+    remove_quietly(_origin_path(path))
     remove_parts(path)
 
 
@@ -120,7 +123,7 @@ class PartialFile:
         """
         path = layout.partial_blob(digest)
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, _UNVERIFIED)
+            descriptor = open_file(path, os.O_RDWR | os.O_CREAT, _UNVERIFIED)
         except OSError as error:
             raise StorageError(f"cannot make a file for {digest}: {error.strerror}") from error
         return cls(descriptor, path, layout.blob(digest), digest)
@@ -202,7 +205,7 @@ class PartialFile:
             return self._claim_nameless(ours)
         if not self._is_at(self._path, ours):
             return Claim.STORED
-        if self._target.exists():  # stored between the look into the store and the making of this file
+        if is_file(self._target):  # stored between the look into the store and the making of this file
             remove_partial(self._path)
             return Claim.STORED
         os.fchmod(self._descriptor, _UNVERIFIED)
@@ -268,7 +271,7 @@ class PartialFile:
     def read_announcement(self) -> Origin | None:
         """Return what ``announced`` does, at once."""
         try:
-            document = json.loads(_origin_path(self._path).read_text(encoding="utf-8"))
+            document = json.loads(read_text(_origin_path(self._path)))
             if document["inode"] != os.fstat(self._descriptor).st_ino:
                 return None  # about a file that had this name before
             size = document["size"]

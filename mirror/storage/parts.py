@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mirror.errors import StorageError
-from mirror.storage.files import write_all
+from mirror.storage.files import open_file, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,7 +66,7 @@ class PartFile:
         """
         target = part_path(path, first)
         try:
-            descriptor = os.open(target, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            descriptor = open_file(target, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise StorageError(f"cannot make {target.name}: {error.strerror}") from error
         return cls(descriptor, target, first)
