@@ -82,17 +82,17 @@ class Ahead:
 
     # ---- what the writer asks
 
-    def consider(self, progress: Progress, *, received_bytes: int, seconds: float, starved_seconds: float) -> None:
+    def consider(self, progress: Progress, *, received_bytes: int, seconds: float, held_up_seconds: float) -> None:
         """Start fetching ahead where the writer's own connection, after a moment, turns out to be what holds it up.
 
-        That is where it is slow, and where the writer had nothing to do for most of the time.
+        That is where it is slow, and where it had to wait for the writer for a quarter of the time at most.
         """
         written_bytes, size_bytes = progress.written_bytes, progress.size_bytes
         self._advance(written_bytes)
         if self._is_started or size_bytes is None or seconds < _LOOKED_AT_SECONDS:
             return
         remaining_bytes = size_bytes - written_bytes
-        is_slow = received_bytes < seconds * _FAST_BYTES_PER_SECOND and starved_seconds > seconds / 2
+        is_slow = received_bytes < seconds * _FAST_BYTES_PER_SECOND and held_up_seconds < seconds / 4
         number = min(self._upstream.parallel - 1, remaining_bytes // _PART_BYTES - 1)
         if size_bytes <= LARGE_BYTES or not is_slow or number < 1:
             return

@@ -179,7 +179,7 @@ class Filling:
                     progress,
                     received_bytes=progress.written_bytes - first,
                     seconds=clock() - started,
-                    starved_seconds=intake.starved_seconds,
+                    held_up_seconds=intake.held_up_seconds,
                 )
         return True
 

@@ -37,7 +37,7 @@ class Intake:
         self._has_begun = False
         self._has_ended = False
         self._error: UpstreamError | None = None
-        self.starved_seconds = 0.0
+        self.held_up_seconds = 0.0
 
     # ---- the side of the transfer
 
@@ -54,9 +54,13 @@ class Intake:
 
     async def wait_for_room(self) -> None:
         """Wait until what came before is on its way."""
+        if self._size_bytes < len(self._filling):
+            return
+        started = asyncio.get_running_loop().time()
         while self._size_bytes == len(self._filling):
             self._has_room.clear()
             await self._has_room.wait()
+        self.held_up_seconds += asyncio.get_running_loop().time() - started
 
     async def receive(self, stream: BlobStream) -> None:
         """Take all of a transfer, as fast as ``take`` makes room; how it ended, ``take`` tells."""
@@ -91,11 +95,7 @@ class Intake:
         return taken
 
     async def _wait_for_bytes(self) -> None:
-        if not self._arrived.is_set():
-            loop = asyncio.get_running_loop()
-            started = loop.time()
-            await self._arrived.wait()
-            self.starved_seconds += loop.time() - started
+        await self._arrived.wait()
         if self._has_begun and not self._enough.is_set():
             # a hand-over to the writing thread costs as much as writing 100 KB: a moment later there is more to take
             timer = asyncio.get_running_loop().call_later(_GATHERING_SECONDS, self._enough.set)

@@ -118,14 +118,16 @@ def tls(plain: Server, upstream: str, folder: Path, image: Image, big: Blob, *, 
             ("manifests, each on a connection of its own,", manifest, 16, True),
             ("MB of a blob", content, 4, False),
         ):
-            values = []
-            for one in (plain, own, front):
-                with usage.used_by(one.pids) as used:
-                    done = load.ask_again_and_again(
-                        one.url(path), connections=connections, seconds=seconds, each_on_its_own=is_new
-                    )
-                values.append((done.requests if path == manifest else done.bytes / 1e6) / used.cpu_seconds)
-            texts.append(f"{title} {values[0]:,.0f}, {values[1]:,.0f} and {values[2]:,.0f}")
+            samples: list[list[float]] = [[], [], []]
+            for _ in range(3):
+                for one, values in zip((plain, own, front), samples, strict=True):
+                    with usage.used_by(one.pids) as used:
+                        done = load.ask_again_and_again(
+                            one.url(path), connections=connections, seconds=seconds, each_on_its_own=is_new
+                        )
+                    values.append((done.requests if path == manifest else done.bytes / 1e6) / used.cpu_seconds)
+            first, second, third = (f"{statistics.median(values):,.0f}" for values in samples)
+            texts.append(f"{title} {first}, {second} and {third}")
     told = "; ".join(texts)
     return f"HTTP, the mirror's own HTTPS, and nginx with HTTPS before it, for each CPU second of all of them: {told}."
 
