@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 PULLED_KINDS = frozenset({Kind.BLOB, Kind.MANIFEST})
 FROM_STORE = frozenset({Outcome.HIT, Outcome.REVALIDATED, Outcome.STALE})
 FROM_UPSTREAM = frozenset({Outcome.MISS, Outcome.COALESCED})
+GENERATION_BITS = (
+    16  # of a worker's number, below its process: it is told anew when a changed configuration is taken up
+)
 _TRANSFERS_HOLD_SECONDS = 5.0
 _STATES_HOLD_SECONDS = 60.0
 
@@ -121,12 +124,17 @@ class UpstreamSight:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerReport:
-    """What one worker is doing at a moment."""
+    """What one worker is doing at a moment; its number holds its process, and how often that has begun anew."""
 
     worker: int
     at: float
     transfers: Sequence[Transfer] = ()
     upstreams: Sequence[UpstreamSight] = ()
+
+    @property
+    def process(self) -> int:
+        """The number of its process."""
+        return self.worker >> GENERATION_BITS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,8 +248,8 @@ def _news_of_credential(state: UpstreamState) -> tuple[bool, bool]:
 
 
 def live_workers(reports: Iterable[WorkerReport], now: float) -> int:
-    """Return how many workers have told of themselves lately."""
-    return sum(now - report.at <= _STATES_HOLD_SECONDS for report in reports)
+    """Return how many processes have told of themselves lately."""
+    return len({report.process for report in reports if now - report.at <= _STATES_HOLD_SECONDS})
 
 
 def read_report(document: Mapping[str, Any]) -> WorkerReport:

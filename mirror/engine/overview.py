@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from mirror import __version__
 from mirror.figures import (
+    GENERATION_BITS,
     Overview,
     Transfer,
     UpstreamSight,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 _TICK_SECONDS: Final = 1.0
 _HEARTBEAT_SECONDS: Final = 15.0
-_GENERATION_BITS: Final = 16
 _generations = itertools.count()  # a process that takes up another configuration reports for both, for a while
 
 
@@ -110,7 +110,7 @@ class Reporter:
         self._totals = totals
         self._clock = clock
         self._limit_bytes = limit_bytes
-        self._worker = os.getpid() << _GENERATION_BITS | next(_generations)
+        self._worker = os.getpid() << GENERATION_BITS | next(_generations)
         self._rates = _Rates()
         self._largest = largest
         self._told: WorkerReport | None = None

@@ -210,8 +210,9 @@ class FiguresFile:
         ]
 
     def _reports(self) -> Sequence[WorkerReport]:
-        found = self._database.execute("SELECT worker, report FROM workers ORDER BY worker").fetchall()
-        return [read_report(json.loads(text)) for worker, text in found if _is_alive(worker)]
+        found = self._database.execute("SELECT report FROM workers ORDER BY worker").fetchall()
+        reports = [read_report(json.loads(text)) for (text,) in found]
+        return [report for report in reports if _is_alive(report.process)]
 
     async def _run(self, work: Callable[..., T], *arguments: Any) -> T | None:  # noqa: ANN401 - the work's own
         try:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from mirror.figures import Counted, Problem, Pulls, Traffic, Transfer, WorkerReport
+from mirror.figures import GENERATION_BITS, Counted, Problem, Pulls, Traffic, Transfer, WorkerReport
 from mirror.storage.figures import FiguresFile, start_of_day
 
 MORNING = float(start_of_day(1_700_000_000.0) + 8 * 3600)
 DAY = 86400
+OWN = os.getpid() << GENERATION_BITS | 1
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def file(tmp_path: Path) -> Iterator[FiguresFile]:
 
 
 def report(at: float, worker: int | None = None) -> WorkerReport:
-    return WorkerReport(worker=worker or os.getpid(), at=at)
+    return WorkerReport(worker=OWN if worker is None else worker, at=at)
 
 
 async def add(file: FiguresFile, at: float, *, requests: int = 1) -> None:
@@ -102,11 +103,11 @@ async def test_the_most_pulled_come_first(file: FiguresFile) -> None:
 
 async def test_a_report_is_read_as_it_was_written_and_gone_with_its_process(file: FiguresFile) -> None:
     transfer = Transfer(digest="sha256:0", repository="a", size_bytes=None, done_bytes=5, followers=1)
-    told = WorkerReport(worker=os.getpid(), at=MORNING, transfers=[transfer], upstreams=[])
+    told = WorkerReport(worker=OWN, at=MORNING, transfers=[transfer], upstreams=[])
     await file.write(Counted(), told)
-    await file.write(Counted(), report(MORNING, worker=2**22 + 1))  # above Linux's largest process number
+    await file.write(Counted(), report(MORNING, worker=2**23 << GENERATION_BITS))  # no process has that
     assert list((await file.read(MORNING)).reports) == [told]
-    await file.forget_worker(os.getpid())
+    await file.forget_worker(OWN)
     assert list((await file.read(MORNING)).reports) == []
 
 

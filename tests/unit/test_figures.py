@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mirror.figures import (
+    GENERATION_BITS,
     Traffic,
     Transfer,
     UpstreamSight,
@@ -36,7 +37,7 @@ def sight(up_at: float = 0.0, limit_at: float = 0.0, **facts: object) -> Upstrea
 
 
 def report(worker: int, *, at: float = NOW, **facts: object) -> WorkerReport:
-    return WorkerReport(worker=worker, at=at, **facts)  # type: ignore[arg-type]
+    return WorkerReport(worker=worker << GENERATION_BITS | 1, at=at, **facts)  # type: ignore[arg-type]
 
 
 def test_nothing_is_saved_where_more_was_fetched_than_sent() -> None:
