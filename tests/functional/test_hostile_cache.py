@@ -176,9 +176,10 @@ async def test_a_pickle_in_the_index_runs_no_code(
         await assert_serves(client)
     databases = [path for path in (tmp_path / "cache" / "index").rglob("*.db") if has_cache(path)]
     assert databases
+    changed = 0
     for path in databases:
         with sqlite3.connect(path) as database:
-            changed = database.execute("UPDATE Cache SET mode = 4, value = ?, raw = 0", (poison,)).rowcount
+            changed += database.execute("UPDATE Cache SET mode = 4, value = ?, raw = 0", (poison,)).rowcount
         database.close()
     assert changed
     await assert_serves(await start_mirror(registry.base_url))
