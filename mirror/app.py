@@ -29,6 +29,7 @@ from mirror.engine.manifests import Manifests
 from mirror.engine.overview import Reporter
 from mirror.engine.pull import PullThrough
 from mirror.engine.refusals import Refusals
+from mirror.engine.removals import Removals
 from mirror.engine.source import Source
 from mirror.engine.tags import Tags
 from mirror.engine.upkeep import Upkeep
@@ -193,14 +194,20 @@ async def running(
             observers,
             ops_paths=PROBES if doors.metrics else OPS_PATHS,
         )
-        operations = of_server(
-            ServerParts(
-                config=config, index=index, store=store, overview=reporter.overview, pull=pull, upstreams=upstreams
-            )
+        await stack.enter_async_context(_forgetting(index, pull, supervisor))
+        parts = ServerParts(
+            config=config,
+            index=index,
+            store=store,
+            held_off=eviction.held_off,
+            memory=pull,
+            overview=reporter.overview,
+            pull=pull,
+            upstreams=upstreams,
         )
         servers = Servers()
         stack.push_async_callback(servers.end)
-        await _listen_for_commands(servers, doors, ControlHandler(operations))
+        await _listen_for_commands(servers, doors, ControlHandler(of_server(parts)))
         await _listen(servers, handler, doors.pulls, config.server, supervisor, tls)
         watching = Handler(None, ops, entrance, hot, observers)
         await _listen(servers, watching, doors.metrics, config.server, supervisor, None)
@@ -210,6 +217,18 @@ async def running(
         _ = supervisor.start(_resume(store, downloads, upstreams), name="resume downloads")
         _ = supervisor.start(_watch(sources, refusals), name="watch credentials")
         yield servers
+
+
+@asynccontextmanager
+async def _forgetting(index: DiskIndex, pull: PullThrough, supervisor: Supervisor) -> AsyncIterator[None]:
+    """Forget what other processes take out while the block runs."""
+    removals = Removals(index, pull)
+    await removals.begin()
+    _ = supervisor.start(removals.run(), name="follow removals")
+    try:
+        yield
+    finally:
+        await removals.end()
 
 
 async def _scrape(registry: CollectorRegistry, index: DiskIndex, *, limit_bytes: int) -> bytes:

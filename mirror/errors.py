@@ -75,6 +75,10 @@ class NotStored(MirrorError):
     """An image is not in the cache, or not wholly; the message says what is missing, and how to fetch it."""
 
 
+class Refused(MirrorError):
+    """What is asked for would lose something that was to be kept; the message says what to do first."""
+
+
 class Unsupported(MirrorError):
     """A method or an endpoint that a pull-through mirror does not have."""
 

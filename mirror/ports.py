@@ -356,6 +356,20 @@ class Removal:
     tags: list[tuple[Repository, Tag]] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedImage:
+    """An image that a repository holds; ``pins`` are the references by which it is pinned, ``used_at`` since the epoch.
+
+    ``size_bytes`` is what is stored of it, with what it shares with others.
+    """
+
+    digest: Digest
+    tags: Sequence[str]
+    pins: Sequence[str]
+    size_bytes: int
+    used_at: float
+
+
 class Accounts(Protocol):
     """By what the store is kept within its bounds: sizes, last uses, what needs what."""
 
@@ -565,6 +579,10 @@ class Memory(Protocol[V]):
 
     async def drop(self, key: str) -> None:
         """Forget a value."""
+        ...
+
+    async def clear(self) -> None:
+        """Forget everything."""
         ...
 
 

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from mirror import __version__
-from mirror.cli import cert, check, client_config, export, import_, login, serve, status, verify, warm
+from mirror.cli import care, cert, check, client_config, export, import_, login, serve, status, verify, warm
 from mirror.errors import ConfigError, MirrorError, UsageError
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ _FAILURE = 1
 _MISUSE = 2
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return 0, 1 for failure or 2 for misuse."""
+def make_parser() -> argparse.ArgumentParser:
+    """Return what reads every command."""
     parser = argparse.ArgumentParser(
         prog="mirror", description="A pull-through caching mirror for container registries."
     )
@@ -33,8 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     client_config.add_parser(commands)
     cert.add_parser(commands)
     status.add_parser(commands)
+    care.add_parsers(commands)
     verify.add_parser(commands)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return 0, 1 for failure or 2 for misuse."""
+    options = make_parser().parse_args(arguments)
     try:
         code: int = options.run(options)
     except (ConfigError, UsageError) as error:

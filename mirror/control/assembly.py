@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import time
 from contextlib import asynccontextmanager
@@ -11,18 +12,23 @@ from typing import TYPE_CHECKING
 
 from mirror import __version__
 from mirror.control import warming
-from mirror.control.looking import Looking
+from mirror.control.caring import Caring
+from mirror.control.looking import Listing, Looking
 from mirror.control.operations import Operation, Operations
 from mirror.control.warming import WarmOperation
+from mirror.engine.care import Care
+from mirror.engine.eviction import EVICTION_LOCK
 from mirror.engine.warm import Warming
 from mirror.errors import ControlFailed
 from mirror.oci.image_name import ImageNames
 from mirror.storage.blobs import FileBlobStore
 from mirror.storage.files import Layout
 from mirror.storage.index import DiskIndex
+from mirror.storage.locks import FileLocks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from mirror.config import Config
     from mirror.control.operations import Document
@@ -38,6 +44,14 @@ class FolderParts:
     config: Config
     index: DiskIndex
     store: FileBlobStore
+    held_off: Callable[[], AbstractAsyncContextManager[None]]
+    """Keeps eviction from running in any process."""
+    memory: PullThrough | None = None
+
+    @property
+    def names(self) -> ImageNames:
+        """What reads images' names."""
+        return ImageNames(self.config.upstreams, default=self.config.default_upstream.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +77,8 @@ def of_server(parts: ServerParts) -> Operations:
         }
 
     looking = Looking(parts.index, parts.store, bounds=_bounds(parts.config), server=server)
-    names = ImageNames(parts.config.upstreams, default=parts.config.default_upstream.name)
     rules = {one.name: one.rules for one in parts.config.upstreams.values()}
-    warm = WarmOperation(Warming(parts.pull, parts.upstreams, rules), names)
+    warm = WarmOperation(Warming(parts.pull, parts.upstreams, rules), parts.names)
     return Operations(
         [
             *_for_both(parts, looking),
@@ -87,15 +100,27 @@ async def of_folder(config: Config) -> AsyncIterator[Operations]:
         text = f"nothing is cached in {config.cache.dir}; name the mirror's configuration by --config"
         raise ControlFailed(f"{text}, or its cache folder by --cache-dir")
     index = await asyncio.to_thread(DiskIndex, layout.index)
+    locks = FileLocks(layout.locks)
     try:
-        parts = FolderParts(config=config, index=index, store=FileBlobStore(layout))
+        held_off = functools.partial(locks.hold, EVICTION_LOCK)
+        parts = FolderParts(config=config, index=index, store=FileBlobStore(layout), held_off=held_off)
         yield Operations(_for_both(parts, Looking(parts.index, parts.store, bounds=_bounds(config))))
     finally:
+        locks.close()
         await asyncio.to_thread(index.close)
 
 
-def _for_both(_parts: FolderParts, looking: Looking) -> Sequence[Operation]:
-    return [Operation(name="status", run=looking.status)]
+def _for_both(parts: FolderParts, looking: Looking) -> Sequence[Operation]:
+    listing = Listing(parts.index, parts.names, parts.config.upstreams)
+    caring = Caring(Care(parts.index, parts.store, alone=parts.held_off, memory=parts.memory), parts.names)
+    return [
+        Operation(name="status", run=looking.status),
+        Operation(name="ls", run=listing.list, accepts=["repository"]),
+        Operation(name="pin", run=caring.pin, accepts=["image"], changes_cache=True),
+        Operation(name="unpin", run=caring.unpin, accepts=["image"], changes_cache=True),
+        Operation(name="rm", run=caring.remove, accepts=["image", "all_tags"], changes_cache=True),
+        Operation(name="gc", run=caring.collect, accepts=["older_than_seconds"], changes_cache=True),
+    ]
 
 
 def _bounds(config: Config) -> Document:

@@ -134,6 +134,10 @@ class Blobs:
         """Drop from memory that the repository holds a blob."""
         await self._memory.drop(_key(repository, digest))
 
+    async def forget_all(self) -> None:
+        """Drop from memory what any repository holds."""
+        await self._memory.clear()
+
     # ---- where it comes from
 
     async def _find_stored(self, digest: Digest) -> Body | None:

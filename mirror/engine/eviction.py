@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 _TICK_SECONDS = 1.0  # other workers store too, and other programs fill the disk
 _BATCH_OBJECTS = 64
-_LOCK = "evict"
+EVICTION_LOCK = "evict"
 _FREEING_SECONDS = 1.0  # what is still being sent frees its room only afterwards
 
 
@@ -82,7 +82,7 @@ class Eviction:
     @asynccontextmanager
     async def held_off(self) -> AsyncIterator[None]:
         """Let nothing be evicted, by this worker or another, while the block runs."""
-        async with self._turn, self._locks.hold(_LOCK):
+        async with self._turn, self._locks.hold(EVICTION_LOCK):
             yield
 
     def note_change(self) -> None:
@@ -126,7 +126,7 @@ class Eviction:
                 return
             self._rounds += 1
             with suppress(StorageError):
-                async with self._locks.hold(_LOCK):
+                async with self._locks.hold(EVICTION_LOCK):
                     await self._evict(EvictionReason.SIZE, await self._excess_bytes())
 
     async def check_writable(self) -> None:

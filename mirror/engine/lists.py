@@ -99,6 +99,14 @@ class Lists:
         await self._referrers.put(key, StoredList(body, self._clock()), weight=len(body))
         return ListAnswer(body=body, outcome=Outcome.MISS if stored is None else Outcome.REVALIDATED)
 
+    async def forget(self, repository: Repository, digest: Digest) -> None:
+        """Drop from memory what points at a manifest."""
+        await self._referrers.drop(f"{repository}@{digest}")
+
+    async def forget_all(self) -> None:
+        """Drop all from memory."""
+        await self._referrers.clear()
+
     async def search(self, upstream: Upstream, query: str, limit: int | None) -> ListAnswer:
         """Return what the upstream's search finds.
 

@@ -96,6 +96,10 @@ class Manifests:
         """Drop a manifest from memory that is no longer stored."""
         await self._memory.drop(_key(repository, digest))
 
+    async def forget_all(self) -> None:
+        """Drop all manifests from memory."""
+        await self._memory.clear()
+
     async def account(self, repository: Repository, digest: Digest) -> None:
         """Account for a manifest that is stored and not accounted for; drop from memory one that is not stored."""
         loaded = await self._find_held(repository, digest)

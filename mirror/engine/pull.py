@@ -79,8 +79,14 @@ class PullThrough:
         for repository, digest in removal.links:
             await self._manifests.forget(repository, digest)
             await self.blobs.forget(repository, digest)
+            await self.lists.forget(repository, digest)
         for repository, tag in removal.tags:
             await self._tags.forget(repository, tag)
+
+    async def forget_all(self) -> None:
+        """Drop everything from memory: what is no longer stored is not known."""
+        for part in (self._tags, self._manifests, self.blobs, self.lists):
+            await part.forget_all()
 
     async def account(self, repository: Repository, digest: Digest) -> None:
         """Account for a manifest that was served and is not accounted for, or forget it where it is gone."""

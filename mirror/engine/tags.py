@@ -92,6 +92,10 @@ class Tags:
         """Drop a tag from memory whose manifest is no longer stored."""
         await self._memory.drop(f"{repository}:{tag}")
 
+    async def forget_all(self) -> None:
+        """Drop all tags from memory."""
+        await self._memory.clear()
+
     def peek(self, upstream: Upstream, repository: Repository, tag: Tag) -> Decision:
         """Decide on what is in memory alone."""
         key = f"{repository}:{tag}"

@@ -30,6 +30,11 @@ class ImageName:
         """What is meant where an image has to be."""
         return self.reference or LATEST
 
+    @property
+    def or_latest(self) -> ImageName:
+        """The image that is meant where one has to be."""
+        return ImageName(self.repository, self.reference_or_latest)
+
     def __str__(self) -> str:
         """Write it out: ``docker.io/library/alpine:3.20``."""
         match self.reference:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import secrets
 import stat
+import time
 from typing import TYPE_CHECKING
 
 from mirror.errors import DigestInvalid, StorageError
@@ -25,13 +26,13 @@ from mirror.storage.files import (
     rename_durably,
     write_all,
 )
-from mirror.storage.leftovers import list_underway
+from mirror.storage.leftovers import list_underway, remove_leftovers
 from mirror.storage.partial import PartialFile, doubt_partial, measure_partials, remove_partial
 from mirror.storage.parts import PART_SUFFIX
 from mirror.storage.seals import Seals, seal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from mirror.oci.digest import Hasher
@@ -213,6 +214,17 @@ class FileBlobStore:
         """
         try:
             return await asyncio.to_thread(list_underway, self._layout)
+        except OSError as error:
+            raise StorageError(f"cannot read the cache folder: {error.strerror}") from error
+
+    async def remove_leftovers(self, *, unused_seconds: float) -> Mapping[str, Sequence[int]]:
+        """Remove what nobody goes on with and nobody changed for so long; return the sizes by kind.
+
+        Raises:
+            StorageError: the folder cannot be read.
+        """
+        try:
+            return await asyncio.to_thread(remove_leftovers, self._layout, before=time.time() - unused_seconds)
         except OSError as error:
             raise StorageError(f"cannot read the cache folder: {error.strerror}") from error
 

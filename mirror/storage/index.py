@@ -23,7 +23,7 @@ from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository, Tag
 from mirror.policy import StoredTag
-from mirror.ports import Held, Record, Removal, Totals
+from mirror.ports import Held, ListedImage, Record, Removal, Totals
 from mirror.storage.databases import is_damage
 from mirror.storage.facts import Facts
 from mirror.storage.files import Layout
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mirror.oci.manifest import Manifest
+    from mirror.oci.reference import Reference
     from mirror.oci.requests import Page
     from mirror.ports import Clock
 
@@ -183,6 +184,7 @@ class DiskIndex:
         """
         removal = await self._account(lambda: self._ledger.evict(size_bytes, limit=limit)) or Removal()
         await self._run(self._forget, removal)
+        await self._tell(removal)
         return removal
 
     def _forget(self, removal: Removal) -> None:
@@ -202,6 +204,7 @@ class DiskIndex:
         """Forget content whose file is gone."""
         removal = await self._account(self._ledger.strike, digests) or Removal()
         await self._run(self._forget, removal)
+        await self._tell(removal)
         return removal
 
     async def on_shelf(self, shelf: str) -> Mapping[Digest, int]:
@@ -245,6 +248,85 @@ class DiskIndex:
     async def restore(self, record: Record) -> None:
         """Account for the rest of what is written down of a repository."""
         await self._account(self._ledger.restore, record)
+
+    # ---- what somebody asks for
+
+    async def next_repository(self, after: str) -> Repository | None:
+        """Return the first repository, in lexical order, whose name comes behind ``after``."""
+        name = await self._account(lambda: self._ledger.holdings.next_repository(after))
+        return None if name is None else Repository(*name.split("/", 1))
+
+    async def repository_size(self, repository: Repository) -> int:
+        """Return the bytes that are stored of a repository."""
+        return await self._account(lambda: self._ledger.holdings.repository_size(repository)) or 0
+
+    async def images(
+        self, repository: Repository, after: str, *, limit: int
+    ) -> tuple[Sequence[ListedImage], str | None]:
+        """Return the images among the next ``limit`` manifests of a repository, and where to go on; None at the end."""
+        found = await self._account(lambda: self._ledger.holdings.images(repository, after, limit))
+        return ((), None) if found is None else found
+
+    async def find_image(self, repository: Repository, reference: Reference) -> Digest | None:
+        """Return the stored manifest that a repository has by a tag or digest."""
+        return await self._account(lambda: self._ledger.holdings.find(repository, reference))
+
+    async def pins(self, repository: Repository) -> Sequence[tuple[str, Digest]]:
+        """Return what is pinned of a repository: references as they were pinned, and where they point now."""
+        return await self._account(lambda: self._ledger.holdings.pins(repository)) or ()
+
+    async def remove(self, repository: Repository, reference: Reference | None, *, limit: int) -> Removal:
+        """Forget an image of a repository, or without a reference the next ``limit`` objects of it, and its tags.
+
+        What is done then is the same as after ``evict``.
+        """
+        removal = await self._account(lambda: self._ledger.remove(repository, reference, limit=limit)) or Removal()
+        rows: dict[str, None] = {f"@{digest}": None for _, digest in removal.links}
+        rows |= {f":{tag}": None for _, tag in removal.tags}
+        if rows:  # in the link file too: other repositories may have it stored still
+            await self._run(self._facts.change, repository, rows)
+        await self._run(self._forget, removal)
+        await self._tell(removal)
+        return removal
+
+    async def collect(self, since: float, *, unused_seconds: float, limit: int) -> tuple[Removal, float | None]:
+        """Forget blobs that no manifest needs and nobody used for so long; say where to go on, None at the end.
+
+        What is done then is the same as after ``evict``.
+        """
+        until = self._clock() - unused_seconds
+        found = await self._account(lambda: self._ledger.collect(since, until, limit=limit))
+        removal, after = (Removal(), None) if found is None else found
+        await self._run(self._forget, removal)
+        await self._tell(removal)
+        return removal, after
+
+    # ---- what other workers have to forget
+
+    async def _tell(self, removal: Removal) -> None:
+        if removal.links or removal.tags:
+            await self._account(lambda: self._ledger.journal.write(removal))
+
+    async def begin_removals(self) -> int:
+        """Read what is taken out from now on; return where that is."""
+        return await self._account(self._ledger.journal.begin) or 0
+
+    async def removals(self, since: int) -> tuple[Removal | None, int]:
+        """Return what was taken out since a number, None where that is no longer known, and where to go on."""
+        found = await self._account(lambda: self._ledger.journal.read(since))
+        return (Removal(), since) if found is None else found
+
+    async def note_removals(self, number: int) -> None:
+        """Say that this process has forgotten everything up to a number."""
+        await self._account(lambda: self._ledger.journal.note_read(number))
+
+    async def end_removals(self) -> None:
+        """Read no more."""
+        await self._account(self._ledger.journal.end)
+
+    async def are_removals_read(self) -> bool:
+        """Say whether all processes that read have forgotten all that was taken out."""
+        return await self._account(self._ledger.journal.is_read) is not False
 
     # ---- threads
 

@@ -15,6 +15,8 @@ from mirror.oci.reference import Repository, Tag
 from mirror.oci.requests import Kind
 from mirror.ports import Removal, Totals
 from mirror.storage.databases import open_or_replace
+from mirror.storage.holdings import LINKS_LOST, Holdings
+from mirror.storage.journal import Journal
 from mirror.storage.ledger_file import open_ledger
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mirror.oci.manifest import Manifest
+    from mirror.oci.reference import Reference
     from mirror.ports import Record
 
 _OLDEST = "SELECT digest, used FROM objects WHERE needed = 0 AND pinned = 0 ORDER BY used LIMIT 1"
@@ -29,13 +32,6 @@ _ADD = """
 INSERT INTO objects (digest, kind, size, used) VALUES (?, ?, ?, ?)
 ON CONFLICT (digest) DO UPDATE SET used = max(used, excluded.used), size = excluded.size,
     kind = CASE kind WHEN 'manifest' THEN kind ELSE excluded.kind END
-"""
-# of what the manifest names, what this repository holds through no other manifest of its own and by itself
-_LINKS_LOST = """
-SELECT content FROM needs WHERE manifest = :manifest
-    AND NOT EXISTS (SELECT 1 FROM holders WHERE content = needs.content AND repository = :repository)
-    AND NOT EXISTS (SELECT 1 FROM needs AS other JOIN holders ON holders.content = other.manifest
-        WHERE other.content = needs.content AND other.manifest != :manifest AND holders.repository = :repository)
 """
 
 _HOLD_LOOSE = """
@@ -62,6 +58,8 @@ class Ledger:
         """Open the database; one that was open before is taken for damaged."""
         self._database = open_or_replace(self._path, open_ledger, damaged=self._inode)
         self._inode = self._path.stat().st_ino
+        self.holdings = Holdings(self._database, self._take_one)
+        self.journal = Journal(self._database)
 
     def close(self) -> None:
         """Close the database."""
@@ -141,13 +139,17 @@ class Ledger:
         """Take out an object and all that only it needed, but for manifests which were used since by themselves."""
         waiting = [root]
         while waiting:
-            digest = waiting.pop()
-            size = self._database.execute("SELECT size FROM objects WHERE digest = ?", (digest,)).fetchone()
-            removal.digests.append(Digest.parse(digest))
-            removal.size_bytes += size[0]
-            contents = self._forget(digest, removal)
-            self._database.execute("DELETE FROM objects WHERE digest = ?", (digest,))
+            contents = self._take_one(waiting.pop(), removal)
             waiting += (one for one in contents if self._goes_along(one, used))
+
+    def _take_one(self, digest: str, removal: Removal) -> Sequence[str]:
+        """Take out an object; return what it needed."""
+        size = self._database.execute("SELECT size FROM objects WHERE digest = ?", (digest,)).fetchone()
+        removal.digests.append(Digest.parse(digest))
+        removal.size_bytes += size[0]
+        contents = self._forget(digest, removal)
+        self._database.execute("DELETE FROM objects WHERE digest = ?", (digest,))
+        return contents
 
     def _goes_along(self, digest: str, used: float) -> bool:
         return bool(
@@ -161,7 +163,7 @@ class Ledger:
         """Take out what is known of an object; return what it needed."""
         for (name,) in self._database.execute("SELECT repository FROM holders WHERE content = ?", (digest,)).fetchall():
             repository = _repository(name)
-            lost = self._database.execute(_LINKS_LOST, {"manifest": digest, "repository": name})
+            lost = self._database.execute(LINKS_LOST, {"manifest": digest, "repository": name})
             removal.links += ((repository, Digest.parse(row[0])) for row in lost)
             removal.links.append((repository, Digest.parse(digest)))
         tags = self._database.execute("SELECT repository, tag FROM tags WHERE digest = ?", (digest,))
@@ -182,7 +184,17 @@ class Ledger:
         with self._database:
             self._database.executemany("DELETE FROM doomed WHERE digest = ?", ((str(one),) for one in digests))
 
-    # ---- pins
+    # ---- what somebody asked for
+
+    def remove(self, repository: Repository, reference: Reference | None, *, limit: int) -> Removal:
+        """Take an image out of a repository, or without a reference the next ``limit`` objects of it, and its tags."""
+        with self._database:
+            return self.holdings.remove(repository, reference, limit=limit)
+
+    def collect(self, since: float, until: float, *, limit: int) -> tuple[Removal, float | None]:
+        """Take out blobs that no manifest needs and that were last used in a time; say where to go on, None: done."""
+        with self._database:
+            return self.holdings.collect(since, until, limit=limit)
 
     def pin(self, repository: Repository, reference: str, digest: Digest) -> None:
         """Keep what a reference names, and what that needs, whatever its last use."""

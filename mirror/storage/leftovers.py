@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import stat
 from typing import TYPE_CHECKING
 
 from mirror.errors import DigestInvalid
 from mirror.oci.digest import Digest
-from mirror.ports import Underway
-from mirror.storage.files import open_file
-from mirror.storage.partial import PartialFile
+from mirror.ports import Claim, Underway
+from mirror.storage.files import TEMPORARY_SUFFIX, open_file
+from mirror.storage.partial import PartialFile, remove_partial
 from mirror.storage.parts import PART_SUFFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from mirror.storage.files import Layout
@@ -28,6 +30,49 @@ def list_underway(layout: Layout) -> Sequence[Underway]:
     """
     found = [one for partial, path in _partials(layout) if (one := _describe(partial, path)) is not None]
     return sorted(found, key=lambda one: one.arrived_bytes - (one.origin.size_bytes or 0))
+
+
+def remove_leftovers(layout: Layout, *, before: float) -> Mapping[str, Sequence[int]]:
+    """Remove what nobody goes on with and nobody has changed since ``before`` (since the epoch).
+
+    That is downloads without a writer, what was put beside others under a name of its own for a moment, and databases
+    that were put aside.
+
+    Returns:
+        The sizes of the files, by kind.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    aside = [path for folder in (layout.index, layout.root) for path in folder.glob("*.damaged-*")]
+    temporary = [path for path in layout.partial.iterdir() if path.suffix == TEMPORARY_SUFFIX]
+    return {
+        "downloads": [size for partial, path in _partials(layout) for size in _give_up(partial, path, before)],
+        "temporary": [size for path in temporary if (size := _remove(path, before)) is not None],
+        "databases": [size for path in aside if (size := _remove(path, before)) is not None],
+    }
+
+
+def _give_up(partial: PartialFile, path: Path, before: float) -> Iterator[int]:
+    """Remove a download that nobody writes; yield its size."""
+    if os.fstat(partial.fileno()).st_mtime < before and partial.claim() is Claim.WRITER:
+        yield partial.written_bytes() + _parts_bytes(path)
+        remove_partial(path)
+
+
+def _remove(path: Path, before: float) -> int | None:
+    """Remove an old file or folder; return its size, None where it is not old or not to be removed."""
+    with contextlib.suppress(OSError):
+        found = path.lstat()
+        if found.st_mtime >= before:
+            return None
+        if not stat.S_ISDIR(found.st_mode):
+            path.unlink()
+            return found.st_size
+        size_bytes = sum(one.lstat().st_size for one in path.rglob("*"))
+        shutil.rmtree(path)
+        return size_bytes
+    return None
 
 
 def _partials(layout: Layout) -> Iterator[tuple[PartialFile, Path]]:
@@ -44,9 +89,13 @@ def _describe(partial: PartialFile, path: Path) -> Underway | None:
     origin = partial.read_announcement()
     if origin is None:
         return None
-    parts_bytes = 0
+    digest = Digest.parse(path.name.replace("-", ":", 1))
+    return Underway(digest=digest, origin=origin, arrived_bytes=partial.written_bytes() + _parts_bytes(path))
+
+
+def _parts_bytes(path: Path) -> int:
+    size_bytes = 0
     for part in path.parent.glob(f"{path.name}.*{PART_SUFFIX}"):
         with contextlib.suppress(OSError):
-            parts_bytes += part.stat().st_size
-    digest = Digest.parse(path.name.replace("-", ":", 1))
-    return Underway(digest=digest, origin=origin, arrived_bytes=partial.written_bytes() + parts_bytes)
+            size_bytes += part.stat().st_size
+    return size_bytes

@@ -56,6 +56,12 @@ class HotValues(Generic[V]):
         while self._total > self._limit:
             await self.drop(next(iter(self._weights)))
 
+    async def clear(self) -> None:
+        """Forget everything."""
+        self._weights.clear()
+        self._total = 0
+        await self._cache.clear()
+
     async def drop(self, key: str) -> None:
         """Forget a value."""
         self._total -= self._weights.pop(key, 0)

@@ -27,6 +27,8 @@ _TABLE: tuple[tuple[type[errors.MirrorError], int, ErrorCode], ...] = (
     (errors.ManifestUnknown, 404, ErrorCode.MANIFEST_UNKNOWN),
     (errors.BlobUnknown, 404, ErrorCode.BLOB_UNKNOWN),
     (errors.NotFound, 404, ErrorCode.NAME_UNKNOWN),
+    (errors.NotStored, 404, ErrorCode.MANIFEST_UNKNOWN),
+    (errors.Refused, 409, ErrorCode.DENIED),
     # 503 and not 429: containerd repeats a 429 at once, podman sleeps on it; both turn elsewhere on 503
     (errors.RateLimited, 503, ErrorCode.TOOMANYREQUESTS),
     (errors.UpstreamUnreachable, 504, ErrorCode.UNAVAILABLE),

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mirror.cli.control import Control
+from mirror.config import load
 from tests.support.mirrors import MirrorProcess
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -46,6 +48,17 @@ def run_command(*arguments: str, folder: Path, environment: Mapping[str, str] | 
         check=False,
     )
     return Finished(code=done.returncode, out=done.stdout, err=done.stderr)
+
+
+def control(mirror: MirrorProcess, operation: str, **arguments: object) -> tuple[Any, list[Any]]:
+    """Do what a command does to ask, in this process: return the result, and what was told on the way.
+
+    Raises:
+        MirrorError: as the command would say.
+    """
+    config = load(path=mirror.folder / "mirror.toml", environ={}, overrides={"cache.dir": str(mirror.cache_folder)})
+    told: list[Any] = []
+    return Control(config).ask(operation, arguments, progress=told.append), told
 
 
 def ask(mirror: MirrorProcess, command: str, *arguments: str) -> Finished:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import ast
 import json
 import re
@@ -14,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 import mirror
+from mirror.cli.main import make_parser
 from mirror.http.cache_status import Outcome, cache_status
 from mirror.oci.error_codes import ErrorCode
 from mirror.oci.requests import Kind
@@ -196,6 +198,23 @@ def test_each_event_is_a_noun_and_a_verb() -> None:
 def test_each_outcome_is_explained(page: Path) -> None:
     explained = [outcome for row in tables(page, "outcome", "what happened") for outcome in codes(row["outcome"])]
     assert Counter(explained) == Counter(outcome.value for outcome in Outcome)
+
+
+# --- commands ---
+
+
+def options_of(parser: argparse.ArgumentParser) -> set[str]:
+    actions = parser._actions  # noqa: SLF001 - argparse tells it nowhere else
+    return {max(one.option_strings, key=len) for one in actions if one.option_strings} - {"--help"}
+
+
+def test_each_command_and_option_is_documented() -> None:
+    actions = make_parser()._actions  # noqa: SLF001 - as above
+    (commands,) = [one.choices for one in actions if isinstance(one.choices, dict)]
+    rows = list(tables(_ROOT / "docs" / "commands.md", "command", "options"))
+    documented = {codes(row["command"])[0]: set(codes(row["options"])) for row in rows}
+    assert documented == {name: options_of(parser) for name, parser in commands.items()}
+    assert len(documented) == len(rows)
 
 
 # --- what clients are told ---
