@@ -184,7 +184,6 @@ class DiskIndex:
         """
         removal = await self._account(lambda: self._ledger.evict(size_bytes, limit=limit)) or Removal()
         await self._run(self._forget, removal)
-        await self._tell(removal)
         return removal
 
     def _forget(self, removal: Removal) -> None:
@@ -305,7 +304,7 @@ class DiskIndex:
 
     async def _tell(self, removal: Removal) -> None:
         if removal.links or removal.tags:
-            await self._account(lambda: self._ledger.journal.write(removal))
+            await self._account(self._ledger.announce, removal)
 
     async def begin_removals(self) -> int:
         """Read what is taken out from now on; return where that is."""

@@ -36,13 +36,12 @@ class Journal:
             database.execute(statement)
 
     def write(self, removal: Removal) -> None:
-        """Let the others know what was taken out."""
+        """Let the others know what was taken out; within the caller's transaction."""
         links = json.dumps([[str(repository), str(digest)] for repository, digest in removal.links])
         tags = json.dumps([[str(repository), str(tag)] for repository, tag in removal.tags])
-        with self._database:
-            number = self._last() + 1
-            self._database.execute("INSERT INTO removals VALUES (?, ?, ?)", (number, links, tags))
-            self._database.execute("DELETE FROM removals WHERE number <= ?", (number - _KEPT,))
+        number = self._last() + 1
+        self._database.execute("INSERT INTO removals VALUES (?, ?, ?)", (number, links, tags))
+        self._database.execute("DELETE FROM removals WHERE number <= ?", (number - _KEPT,))
 
     def begin(self) -> int:
         """Read from now on, as this process; return where that is."""

@@ -133,6 +133,8 @@ class Ledger:
                 if oldest is None:
                     break
                 self._take_out(oldest[0], oldest[1], removal)
+            if removal.digests:
+                self.journal.write(removal)
         return removal
 
     def _take_out(self, root: str, used: float, removal: Removal) -> None:
@@ -185,6 +187,11 @@ class Ledger:
             self._database.executemany("DELETE FROM doomed WHERE digest = ?", ((str(one),) for one in digests))
 
     # ---- what somebody asked for
+
+    def announce(self, removal: Removal) -> None:
+        """Let other processes forget what was taken out, once it is out of the facts too."""
+        with self._database:
+            self.journal.write(removal)
 
     def remove(self, repository: Repository, reference: Reference | None, *, limit: int) -> Removal:
         """Take an image out of a repository, or without a reference the next ``limit`` objects of it, and its tags."""
