@@ -57,6 +57,7 @@ def pull_all(dockerd: Dockerd, images: Images) -> None:
         dockerd.remove(name)
 
 
+@pytest.mark.timeout(180)  # a dozen programs, one after the other
 def test_a_docker_daemon_pulls_what_was_warmed_without_upstreams_and_what_was_carried_without_a_network(
     dockerd: Dockerd, images: Images, upstreams: Mapping[str, RegistryProcess], mirror_host: str, tmp_path: Path
 ) -> None:
@@ -85,6 +86,7 @@ def test_a_docker_daemon_pulls_what_was_warmed_without_upstreams_and_what_was_ca
             nobody.accept()
 
 
+@pytest.mark.timeout(180)  # a dozen programs, one after the other
 def test_other_clients_read_what_is_exported(
     mirror: MirrorProcess, images: Images, podman: Podman, skopeo: Skopeo, tmp_path: Path
 ) -> None:
