@@ -54,6 +54,7 @@ from mirror.upstream.addresses import is_public
 from mirror.upstream.assembly import Shared, make_client
 from mirror.upstream.offline import OfflineUpstream
 from mirror.upstream.sessions import Sessions
+from mirror.web.admin import AdminHandler
 from mirror.web.control import CONTROL_GRACE_SECONDS, ControlHandler, control_server
 from mirror.web.entrance import Entrance
 from mirror.web.hot import HotRequests
@@ -186,6 +187,21 @@ async def running(
         scrape = functools.partial(_scrape, metrics.registry, index, limit_bytes=config.cache.max_size_bytes)
         ops = OpsHandlers(eviction, scrape, reporter.overview)
         hot = HotRequests(pull, observers, entrance.gate)
+        await stack.enter_async_context(_forgetting(index, pull, supervisor))
+        control = ControlHandler(
+            of_server(
+                ServerParts(
+                    config=config,
+                    index=index,
+                    store=store,
+                    held_off=eviction.held_off,
+                    memory=pull,
+                    overview=reporter.overview,
+                    pull=pull,
+                    upstreams=upstreams,
+                )
+            )
+        )
         handler = Handler(
             PullHandlers(_router(config, upstreams), pull),
             ops,
@@ -193,21 +209,11 @@ async def running(
             hot,
             observers,
             ops_paths=PROBES if doors.metrics else OPS_PATHS,
-        )
-        await stack.enter_async_context(_forgetting(index, pull, supervisor))
-        parts = ServerParts(
-            config=config,
-            index=index,
-            store=store,
-            held_off=eviction.held_off,
-            memory=pull,
-            overview=reporter.overview,
-            pull=pull,
-            upstreams=upstreams,
+            admin=await asyncio.to_thread(AdminHandler.of, config.access, control),
         )
         servers = Servers()
         stack.push_async_callback(servers.end)
-        await _listen_for_commands(servers, doors, ControlHandler(of_server(parts)))
+        await _listen_for_commands(servers, doors, control)
         await _listen(servers, handler, doors.pulls, config.server, supervisor, tls)
         watching = Handler(None, ops, entrance, hot, observers)
         await _listen(servers, watching, doors.metrics, config.server, supervisor, None)

@@ -13,6 +13,7 @@ from mirror.credentials.sources import CredentialSources
 from mirror.telemetry import logs
 from mirror.upstream.inspection import Finding, Inspector
 from mirror.upstream.sessions import Sessions
+from mirror.web.admin import AdminToken
 from mirror.web.htpasswd import Htpasswd
 from mirror.web.tls import ServerTls
 
@@ -42,6 +43,7 @@ def run(options: argparse.Namespace) -> int:
     logs.silence()
     config = load_config(options)
     _ = ServerTls.of(config.server), Htpasswd.of(config.access)
+    AdminToken.check(config.access)
     findings = () if config.cache.offline else asyncio.run(_inspect_all(config))
     if options.json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))

@@ -8,6 +8,7 @@ import structlog
 
 from mirror.config.changes import compare
 from mirror.errors import ConfigError
+from mirror.web.admin import AdminToken
 from mirror.web.htpasswd import Htpasswd
 from mirror.web.tls import ServerTls
 
@@ -32,12 +33,14 @@ class Settings:
         self.config = read()
         self.tls = ServerTls.of(self.config.server)
         self.htpasswd = Htpasswd.of(self.config.access)
+        AdminToken.check(self.config.access)
 
     def reload(self) -> bool:
         """Read it again; return whether it can be used, and log what is different or what is wrong with it."""
         try:
             changes = compare(self.config, self._read())
             tls, htpasswd = ServerTls.of(changes.config.server), Htpasswd.of(changes.config.access)
+            AdminToken.check(changes.config.access)
         except ConfigError as error:
             log.error("config.rejected", error=str(error))
             return False

@@ -136,6 +136,7 @@ class AccessConfig:
     htpasswd: Path | None = setting(values.optional(values.PATH), "")
     anonymous_networks: tuple[ClientNetwork, ...] = setting(values.list_of(values.CLIENT_NETWORK), [])
     trusted_proxies: tuple[ClientNetwork, ...] = setting(values.list_of(values.CLIENT_NETWORK), [])
+    admin_token_file: Path | None = setting(values.optional(values.PATH), "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

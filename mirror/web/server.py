@@ -19,6 +19,7 @@ from mirror.http.cache_status import Outcome
 from mirror.http.networks import UNIX
 from mirror.oci.error_codes import ErrorCode, error_body
 from mirror.web import errors
+from mirror.web.admin import ADMIN_PREFIX
 from mirror.web.exchange import CLIENT_LEFT, Exchange
 from mirror.web.headers import API_VERSION
 from mirror.web.ops import OPS_PATHS, PROBES
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
     from contextlib import AbstractContextManager
 
+    from mirror.web.admin import AdminHandler
     from mirror.web.clients import Client
     from mirror.web.entrance import Entrance
     from mirror.web.exchange import RequestObserver
@@ -59,8 +61,13 @@ class Handler:
         observer: RequestObserver,
         *,
         ops_paths: AbstractSet[str] = OPS_PATHS,
+        admin: AdminHandler | None = None,
     ) -> None:
-        """Join the parts; without ``pull`` there is no registry here, only what ``ops`` answers at ``ops_paths``."""
+        """Join the parts; without ``pull`` there is no registry here, only what ``ops`` answers at ``ops_paths``.
+
+        Without ``admin`` nothing can be changed.
+        """
+        self._admin = admin
         self._pull = pull
         self._ops = ops
         self.hot = hot
@@ -95,6 +102,8 @@ class Handler:
             if request.raw_path.partition("?")[0] in PROBES:
                 return await self._dispatch(request, exchange, read_target(request.raw_path))
             with self._share(request, client):
+                if request.raw_path.startswith(ADMIN_PREFIX):  # let in by its own token, not by the gate
+                    return await self._answer_admin(request, exchange, client)
                 if self.entrance.gate is not None:
                     exchange.admission = await self.entrance.gate.admit(request.headers.get("Authorization"), client)
                 return await self._dispatch(request, exchange, read_target(request.raw_path))
@@ -105,6 +114,14 @@ class Handler:
         except Exception as error:
             log.exception("request.failed", request_id=exchange.request_id)
             return _error_response(exchange, MirrorError("the mirror failed; its log says why"), error)
+
+    async def _answer_admin(self, request: web.BaseRequest, exchange: Exchange, client: Client) -> web.StreamResponse:
+        if self._admin is None:
+            raise NameUnknown("nothing can be changed over the network here: access.admin_token_file is not set")
+        response = await self._admin.answer(request, client)
+        if response.prepared:
+            exchange.headers_sent(response.status)
+        return response
 
     def _share(self, request: web.BaseRequest, client: Client) -> AbstractContextManager[None]:
         """Return what a request is answered within, so that no address has more than its share.
