@@ -123,6 +123,8 @@ def _upstream(upstream: UpstreamState) -> list[tuple[str, str]]:
 
 
 def _state_of(upstream: UpstreamState) -> tuple[str, str]:
+    if upstream.is_offline:
+        return "offline: not asked", ""
     if upstream.is_up is None:
         return "not asked yet", ""
     return ("answers", "good") if upstream.is_up else ("does not answer", "bad")
