@@ -76,6 +76,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+_SWEEP_SECONDS = 3600.0
 _HOT_MANIFEST_BYTES = 32 * 1024 * 1024
 _HOT_LIST_BYTES = 8 * 1024 * 1024
 _HOT_ENTRIES = 50_000
@@ -220,7 +221,7 @@ async def running(
         if tls is not None:
             _ = supervisor.start(tls.follow(), name="follow certificate")
         _look_after(config, supervisor, eviction, layout, index, store, locks, pull, doubts, clock)
-        _ = supervisor.start(_resume(store, downloads, upstreams), name="resume downloads")
+        _ = supervisor.start(_tidy_up(store, downloads, upstreams, clock), name="tidy up")
         _ = supervisor.start(_watch(sources, refusals), name="watch credentials")
         yield servers
 
@@ -376,6 +377,15 @@ def _look_after(  # noqa: PLR0913, PLR0917 - the root hands on what it has made
     if config.cache.verify:
         verification = Verification(files=files, accounts=index, notes=index, locks=locks, doubts=doubts, clock=clock)
         _ = supervisor.start(verification.run(), name="verification")
+
+
+async def _tidy_up(store: FileBlobStore, downloads: Downloads, upstreams: Mapping[str, Upstream], clock: Clock) -> None:
+    """Deal with what killed processes have left, the worker before this one too, and what nobody goes on with."""
+    await store.sweep(now=clock())
+    await _resume(store, downloads, upstreams)
+    while True:
+        await asyncio.sleep(_SWEEP_SECONDS)
+        await store.sweep(now=clock())
 
 
 async def _resume(store: FileBlobStore, downloads: Downloads, upstreams: Mapping[str, Upstream]) -> None:

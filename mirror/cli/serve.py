@@ -24,6 +24,8 @@ from mirror.concurrency.scratch import scratch_folder
 from mirror.config import TcpAddress
 from mirror.config.settings import DOCKER_HUB
 from mirror.errors import MirrorError
+from mirror.storage.files import Layout
+from mirror.storage.leftovers import remove_temporary_files_of
 from mirror.telemetry import logs
 
 if TYPE_CHECKING:
@@ -118,13 +120,17 @@ def _run_workers(settings: Settings, listening: Listening, count: int) -> int:
         listening.forget_all_but(slot)
         asyncio.run(_serve(settings, listening.of_worker(slot)))
 
+    def died(slot: int, process: int) -> None:
+        mark_process_dead(slot)  # type: ignore[no-untyped-call]
+        remove_temporary_files_of(Layout(settings.config.cache.dir), process)
+
     return WorkerProcesses(
         count,
         work,
         grace_seconds=settings.config.server.shutdown_grace_seconds + _DRAIN_MARGIN_SECONDS,
         stopping=listening.close,
         reloading=settings.reload,
-        died=mark_process_dead,
+        died=died,
     ).run()
 
 

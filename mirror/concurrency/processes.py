@@ -37,7 +37,7 @@ class WorkerProcesses:
         grace_seconds: float,
         stopping: Callable[[], None],
         reloading: Callable[[], bool],
-        died: Callable[[int], None],
+        died: Callable[[int, int], None],
     ) -> None:
         """Prepare.
 
@@ -47,7 +47,7 @@ class WorkerProcesses:
             grace_seconds: how long a worker may take to end before it is killed.
             stopping: called once in the supervisor when SIGTERM has come, before it is passed on.
             reloading: called in the supervisor when SIGHUP has come; returns whether it is to be passed on.
-            died: called in the supervisor with the slot of each worker that ended.
+            died: called in the supervisor with slot and process number of each worker that ended.
         """
         self._count = count
         self._work = work
@@ -112,7 +112,7 @@ class WorkerProcesses:
         except InterruptedError:
             return
         slot, started = self._slots.pop(process)
-        self._died(slot)
+        self._died(slot, process)
         if self._is_stopping:
             return
         log.error("worker.died", slot=slot, exit_code=os.waitstatus_to_exitcode(status))
@@ -143,7 +143,7 @@ class WorkerProcesses:
             process, status = os.waitpid(-1, os.WNOHANG)
             if process:
                 slot, _ = self._slots.pop(process)
-                self._died(slot)
+                self._died(slot, process)
                 failures += os.waitstatus_to_exitcode(status) not in {0, -signal.SIGTERM}
             elif time.monotonic() > deadline:
                 self._signal_all(signal.SIGKILL)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import secrets
 import stat
 import time
 from typing import TYPE_CHECKING
@@ -24,9 +23,10 @@ from mirror.storage.files import (
     remove_if_same,
     remove_quietly,
     rename_durably,
+    temporary_path,
     write_all,
 )
-from mirror.storage.leftovers import list_underway, remove_leftovers
+from mirror.storage.leftovers import list_underway, remove_leftovers, sweep
 from mirror.storage.partial import PartialFile, doubt_partial, measure_partials, remove_partial
 from mirror.storage.parts import PART_SUFFIX
 from mirror.storage.seals import Seals, seal
@@ -164,7 +164,7 @@ class FileBlobStore:
         return await asyncio.to_thread(self._put, digest, content)
 
     def _put(self, digest: Digest, content: bytes) -> bool:
-        temporary = self._layout.partial / f"{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
+        temporary = temporary_path(self._layout.partial)
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             try:
@@ -228,6 +228,11 @@ class FileBlobStore:
         except OSError as error:
             raise StorageError(f"cannot read the cache folder: {error.strerror}") from error
 
+    async def sweep(self, *, now: float) -> None:
+        """Remove what killed processes left and nobody can go on with; trouble with that is nobody's trouble."""
+        with contextlib.suppress(OSError, StorageError):
+            await asyncio.to_thread(sweep, self._layout, now=now)
+
     def clean(self) -> None:
         """Remove what killed processes left and nobody can go on with; only before any worker of this cache runs."""
         remove_abandoned(self._layout)
@@ -255,7 +260,7 @@ class FileBlobStore:
         await asyncio.to_thread(self._check_writable)
 
     def _check_writable(self) -> None:
-        probe = self._layout.partial / f"{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
+        probe = temporary_path(self._layout.partial)
         try:
             probe.write_bytes(b"writable")
             probe.unlink()

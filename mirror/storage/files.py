@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import secrets
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 READ_CHUNK_BYTES = 1024 * 1024
 ORIGIN_SUFFIX = ".origin"  # of what is known about a download file
-TEMPORARY_SUFFIX = ".put"  # of a file that has not got its name yet
+TEMPORARY_SUFFIX = ".put"  # of a file that has not got its name yet; its process is in front of it
 
 
 _PRIVATE = 0o700
@@ -79,6 +80,11 @@ class Layout:
     def partial_blob(self, digest: Digest) -> Path:
         """Return the place of a blob that is being downloaded."""
         return self.partial / f"{digest.algorithm}-{digest.encoded}"
+
+
+def temporary_path(folder: Path) -> Path:
+    """Return a name for a file of this process that has not got its name yet."""
+    return folder / f"{os.getpid()}-{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
 
 
 def open_file(path: Path, flags: int, mode: int = 0o644) -> int:

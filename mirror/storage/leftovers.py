@@ -6,12 +6,14 @@ import contextlib
 import os
 import shutil
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+import structlog
 
 from mirror.errors import DigestInvalid
 from mirror.oci.digest import Digest
 from mirror.ports import Claim, Underway
-from mirror.storage.files import TEMPORARY_SUFFIX, open_file
+from mirror.storage.files import ORIGIN_SUFFIX, TEMPORARY_SUFFIX, open_file, remove_quietly
 from mirror.storage.partial import PartialFile, remove_partial
 from mirror.storage.parts import PART_SUFFIX
 
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mirror.storage.files import Layout
+
+log = structlog.get_logger(__name__)
+
+_ABANDONED_SECONDS: Final = 24 * 3600.0
 
 
 def list_underway(layout: Layout) -> Sequence[Underway]:
@@ -73,6 +79,32 @@ def _remove(path: Path, before: float) -> int | None:
         shutil.rmtree(path)
         return size_bytes
     return None
+
+
+def sweep(layout: Layout, *, now: float) -> None:
+    """Remove what processes that were killed have left and nobody can go on with; other workers may be busy.
+
+    What was begun and not gone on with for a day goes too: its upstream may not have it any more.
+
+    Raises:
+        OSError: the folder cannot be read, or the disk lets nothing go.
+    """
+    before = now - _ABANDONED_SECONDS
+    for path in list(layout.partial.iterdir()):
+        if path.suffix == TEMPORARY_SUFFIX:
+            _remove(path, before)
+        elif path.suffix in {ORIGIN_SUFFIX, PART_SUFFIX} and not path.with_name(path.name.partition(".")[0]).exists():
+            remove_quietly(path)
+    for partial, path in _partials(layout):
+        is_known = partial.read_announcement() is not None
+        for size_bytes in _give_up(partial, path, before if is_known else float("inf")):
+            log.info("download.abandoned", digest=path.name.replace("-", ":", 1), size_bytes=size_bytes)
+
+
+def remove_temporary_files_of(layout: Layout, process: int) -> None:
+    """Remove the files that a process which has ended was writing."""
+    for path in layout.partial.glob(f"{process}-*{TEMPORARY_SUFFIX}"):
+        remove_quietly(path)
 
 
 def _partials(layout: Layout) -> Iterator[tuple[PartialFile, Path]]:

@@ -31,13 +31,13 @@ from mirror.ports import Claim, Origin
 from mirror.storage.files import (
     ORIGIN_SUFFIX,
     READ_CHUNK_BYTES,
-    TEMPORARY_SUFFIX,
     is_file,
     open_file,
     open_in_thread,
     read_text,
     remove_quietly,
     rename_durably,
+    temporary_path,
     write_all,
 )
 from mirror.storage.parts import PART_SUFFIX, PartFile, find_parts, remove_parts
@@ -256,7 +256,7 @@ class PartialFile:
             "inode": os.fstat(self._descriptor).st_ino,
         }
         target = _origin_path(self._path)
-        temporary = target.with_suffix(TEMPORARY_SUFFIX)
+        temporary = temporary_path(target.parent)
         try:
             temporary.write_text(json.dumps(document), encoding="utf-8")
             temporary.rename(target)

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -25,6 +26,7 @@ from mirror.ports import Claim, Held, Origin, Totals
 from mirror.storage.blobs import FileBlobStore
 from mirror.storage.files import Layout
 from mirror.storage.index import DiskIndex
+from mirror.storage.leftovers import remove_temporary_files_of
 from mirror.storage.locks import FileLocks
 from mirror.storage.memory import HotValues
 
@@ -236,6 +238,30 @@ async def test_memory_drops_the_least_recently_used() -> None:
     assert [await memory.find(str(number)) for number in range(4)] == [0, None, 2, 3]
     await memory.put("large", 9, weight=4)
     assert len(memory) == 0
+
+
+async def test_what_killed_workers_left_is_swept_away_while_others_work(layout: Layout) -> None:
+    store, now = FileBlobStore(layout), time.time()
+    busy, left, abandoned = DIGEST, Digest.of(b"left"), Digest.of(b"abandoned")
+    origin = Origin(repository=ALPINE, kind=Kind.BLOB, size_bytes=None)
+    for digest in (busy, left, abandoned):
+        partial = await store.open_partial(digest)
+        assert partial.claim() is Claim.WRITER
+        await partial.append(b"x")
+        if digest is not left:
+            await partial.announce(origin)
+        if digest is not busy:
+            partial.close()
+    os.utime(layout.partial_blob(abandoned), (now - 90_000, now - 90_000))
+    orphan, fresh, old = (layout.partial / name for name in (f"sha256-{'0' * 64}.origin", "1-1.put", "1-2.put"))
+    for path in (orphan, fresh, old):
+        path.write_bytes(b"{}")
+    os.utime(old, (now - 90_000, now - 90_000))
+    await store.sweep(now=now)
+    assert await store.partials() == [(busy, origin)]
+    assert len(list(layout.partial.iterdir())) == 3
+    remove_temporary_files_of(layout, 1)
+    assert not fresh.exists()
 
 
 @given(puts=st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(min_value=0, max_value=12)), max_size=40))

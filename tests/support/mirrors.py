@@ -29,6 +29,7 @@ from tests.support.ports import end_process, free_port, start_process, wait_for_
 
 _ROOT = Path(__file__).resolve().parents[2]
 _ANSWER_SECONDS = 30.0
+_START_SECONDS = 40.0  # of a busy machine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +172,7 @@ class MirrorProcess:
             self._process = start_process(
                 command, output=log, errors=log, environment={**environment, "PYTHONPATH": str(_ROOT)}
             )
-        wait_for_port(self.port, process=self._process)
+        wait_for_port(self.port, process=self._process, timeout_seconds=_START_SECONDS)
 
     def stop(self) -> None:
         """End it by SIGTERM, if it runs."""
@@ -192,6 +193,14 @@ class MirrorProcess:
         process, self._process = self._process, None
         if process is not None:
             os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            wait_for_group(process.pid)
+
+    def kill_supervisor(self) -> None:
+        """End the process that was started by SIGKILL, and wait until its workers have ended too."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
             process.wait()
             wait_for_group(process.pid)
 
