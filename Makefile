@@ -16,7 +16,7 @@ PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet 
 PACKAGES := tests/debian-packages.txt
 APT_INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends
 
-.PHONY: help serve test bench soak kills scale check fix dashboard lock venv debian-packages clean
+.PHONY: help serve test fuzz bench soak kills scale check fix dashboard lock venv debian-packages clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 24
@@ -39,6 +39,9 @@ scale: .venv/dev.stamp  ## measure the mirror on a cache of 200,000 objects; opt
 
 kills: .venv/dev.stamp  ## kill a mirror under load 200 times and look at what it has stored; options as of make soak
 	$(BIN)/python -m tests.soak --kills 200 $(ARGS)
+
+fuzz: .venv/dev.stamp  ## send a million fuzzed requests and 200,000 fuzzed answers; options: make fuzz ARGS="--seed 4"
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 check: .venv/dev.stamp  ## format, lint, types, imports
 	$(BIN)/ruff format --check

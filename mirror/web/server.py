@@ -235,10 +235,12 @@ class Connection(web.RequestHandler):
             self._next_keepalive_close_time = self._loop.time() + self.keepalive_timeout
             self._waiting_since = None
             return
-        before = self._request_count
+        before, is_idle = self._request_count, self._is_waiting()
         super().data_received(data)
         self._is_between_requests = self._is_between_requests and self._was_one_request(data, before)
-        self.only_request = data if self._is_between_requests and client is not None else None
+        # who is idle has nothing under way: what is learned from it next is about this request, and no earlier one
+        is_only = is_idle and self._is_between_requests and client is not None
+        self.only_request = data if is_only else None
         self._note_waiting(data)
 
     def _note_waiting(self, data: bytes) -> None:

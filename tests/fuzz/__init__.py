@@ -1,0 +1,1 @@
+"""Fuzzing of a running mirror, from both sides: ``python -m tests.fuzz``."""
