@@ -148,7 +148,7 @@ class TokenService:
             ):
                 wait_seconds = parse_retry_after(response.headers.get("Retry-After"), self._clock())
                 return response.status, await read_beginning(response, _BODY_LIMIT_BYTES), wait_seconds
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:  # ValueError: a host that cannot be
             message = f"{self._describe(url)} cannot be reached: {describe(error)}"
             raise UpstreamUnreachable(message, upstream=self._upstream) from error
 

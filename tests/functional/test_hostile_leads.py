@@ -164,6 +164,15 @@ async def test_a_realm_that_is_no_http_is_not_asked(start_mirror: StartMirror, r
     assert (answer.status, answer.code) == (404, "BLOB_UNKNOWN")
 
 
+@pytest.mark.parametrize("realm", ["http://127..0.1/token", f"http://{'a' * 70}.test/token", "http://a:99999/token"])
+async def test_a_realm_whose_host_cannot_be_is_an_error(start_mirror: StartMirror, realm: str) -> None:
+    challenge = f'Bearer realm="{realm}",service="x"'
+    async with RawServer(lambda _: respond(status=401, headers=[("WWW-Authenticate", challenge)])) as upstream:
+        client = await start_mirror(upstream.base_url)
+        for _ in range(2):
+            assert (await client.get(PATHS["blob"])).status in {404, 502, 504}
+
+
 async def test_a_realm_elsewhere_gets_no_credential(start_mirror: StartMirror) -> None:
     async with RawServer(lambda _: respond(b'{"token":"abc"}'), address="127.0.0.3") as elsewhere:
 
