@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from mirror import __version__
+from mirror.cli import systemd
 from mirror.cli.client_config import ClientKind, url_of, written
 from mirror.cli.options import add_config_option, load_config
 from mirror.cli.reload import Settings
@@ -70,7 +71,11 @@ def run(options: argparse.Namespace) -> int:
     _allow_open_files()
     count = config.server.worker_count
     opening = Listening(
-        config.server.listen, count, metrics=config.server.metrics_listen, control=config.control_socket
+        config.server.listen,
+        count,
+        metrics=config.server.metrics_listen,
+        control=config.control_socket,
+        handed_over=systemd.take_sockets(os.environ),
     )
     with opening as listening, _shared_metrics(count):
         # only now: prometheus-client chooses, when it is imported, whether metrics are shared between processes
@@ -97,8 +102,12 @@ async def _serve(settings: Settings, doors: Doors) -> None:
     with counting() as counters:
         async with Generations(doors, counters) as generations:
             await generations.begin(settings)
+            systemd.say_ready()
             while await signals.get() is signal.SIGHUP:
+                systemd.say_reloading()
                 await _reload(settings, generations)
+                systemd.say_ready()
+            systemd.say_stopping()
     log.info("server.stopped")
 
 
@@ -114,7 +123,14 @@ def _run_workers(settings: Settings, listening: Listening, count: int) -> int:
     from prometheus_client import values  # noqa: PLC0415 - see `run`
     from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 - see `run`
 
+    def reload() -> bool:
+        systemd.say_reloading()
+        can_be_used = settings.reload()
+        systemd.say_ready()
+        return can_be_used
+
     def work(slot: int) -> None:
+        os.environ.pop("NOTIFY_SOCKET", None)  # the supervisor speaks for all
         # files are named by slot, not by process: a worker that is replaced leaves none behind, and its figures go on
         values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
         listening.forget_all_but(slot)
@@ -124,12 +140,17 @@ def _run_workers(settings: Settings, listening: Listening, count: int) -> int:
         mark_process_dead(slot)  # type: ignore[no-untyped-call]
         remove_temporary_files_of(Layout(settings.config.cache.dir), process)
 
+    def stop() -> None:
+        systemd.say_stopping()
+        listening.close()
+
+    systemd.say_ready()  # the port is open; who connects now waits for a worker
     return WorkerProcesses(
         count,
         work,
         grace_seconds=settings.config.server.shutdown_grace_seconds + _DRAIN_MARGIN_SECONDS,
-        stopping=listening.close,
-        reloading=settings.reload,
+        stopping=stop,
+        reloading=reload,
         died=died,
     ).run()
 

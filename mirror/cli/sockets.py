@@ -45,8 +45,11 @@ class Listening:
         *,
         metrics: Address | None = None,
         control: Path | None = None,
+        handed_over: Sequence[socket.socket] = (),
     ) -> None:
         """Open all; ``metrics`` is another address for who watches, ``control`` where the control socket is to be.
+
+        Sockets that somebody has opened already take the place of all ``addresses``.
 
         Raises:
             OSError: an address is taken or cannot be had.
@@ -58,8 +61,10 @@ class Listening:
         self._names: list[_SocketName] = []
         self.addresses: list[Address] = []
         try:
-            for address in addresses:
+            for address in () if handed_over else addresses:
                 self.addresses.append(self._open(address, self._by_worker))
+            for opened in handed_over:
+                self.addresses.append(self._share(opened))
             if metrics is not None:
                 self._open(metrics, self._metrics)
             if control is not None:
@@ -112,6 +117,14 @@ class Listening:
         with _unix(path, mode) as shared:
             self._names.append(_SocketName(path))
             return [shared.dup() for _ in self._by_worker]
+
+    def _share(self, opened: socket.socket) -> Address:
+        """Let each worker accept from one socket; return its address."""
+        with opened:
+            for sockets in self._by_worker:
+                sockets.append(opened.dup())
+            name = opened.getsockname()
+        return UnixAddress(Path(name)) if isinstance(name, str) else TcpAddress(host=name[0], port=name[1])
 
     def _open(self, address: Address, by_worker: Sequence[list[socket.socket]]) -> Address:
         if isinstance(address, UnixAddress):

@@ -62,7 +62,7 @@ def test_a_changed_configuration_is_taken_up_by_every_worker(mirror: MirrorProce
 
 
 def test_a_running_transfer_and_a_running_download_go_on(mirror: MirrorProcess, registry: RegistryProcess) -> None:
-    part = blob(3, 3_000_000)
+    part = blob(3_000_000, 3)
     registry.add_blob(NAME, part)
     registry.fail(Fault(action=Slow(bytes_per_second=1_000_000), kind="blob", times=1))
     with begun(mirror, path_of(part)) as response:
@@ -78,7 +78,7 @@ def test_a_running_transfer_and_a_running_download_go_on(mirror: MirrorProcess, 
 def test_no_request_fails_while_it_is_reloaded_again_and_again(
     mirror: MirrorProcess, registry: RegistryProcess
 ) -> None:
-    part = blob(4, 1000)
+    part = blob(1000, 4)
     registry.add_blob(NAME, part)
     assert mirror.request(path_of(part)).status == 200
     for number in range(10):
@@ -97,7 +97,7 @@ def test_a_configuration_that_cannot_be_used_changes_nothing(
     reload(mirror, text=text)
     (rejected,) = wait_for(mirror, "config.rejected", 1)
     assert "mirror.toml" in str(rejected["error"]) or "tls_certificate" in str(rejected["error"])
-    part = blob(5, 1000)
+    part = blob(1000, 5)
     registry.add_blob(NAME, part)
     assert mirror.request(path_of(part)).body == part.content
     assert events(mirror, "config.reloaded") == []
@@ -112,7 +112,7 @@ def test_what_needs_a_restart_is_said_and_left_as_it_is(mirror: MirrorProcess, r
 
 
 def test_counters_go_on(mirror: MirrorProcess, registry: RegistryProcess) -> None:
-    part = blob(6, 1000)
+    part = blob(1000, 6)
     registry.add_blob(NAME, part)
 
     def served() -> float:
@@ -128,7 +128,7 @@ def test_counters_go_on(mirror: MirrorProcess, registry: RegistryProcess) -> Non
 
 
 def test_sigterm_ends_all_generations_within_the_grace(mirror: MirrorProcess, registry: RegistryProcess) -> None:
-    part = blob(7, 4_000_000)
+    part = blob(4_000_000, 7)
     registry.add_blob(NAME, part)
     registry.fail(Fault(action=Slow(bytes_per_second=1_000_000), kind="blob", times=1))
     with begun(mirror, path_of(part)) as response:
@@ -141,7 +141,7 @@ def test_sigterm_ends_all_generations_within_the_grace(mirror: MirrorProcess, re
 
 
 def test_a_kept_connection_is_answered_before_and_after(mirror: MirrorProcess, registry: RegistryProcess) -> None:
-    part = blob(8, 1000)
+    part = blob(1000, 8)
     registry.add_blob(NAME, part)
     connection = HTTPConnection("127.0.0.1", mirror.port, timeout=10)
     for _ in range(2):
