@@ -22,6 +22,7 @@ import aiohttp
 import structlog
 from yarl import URL
 
+from mirror.concurrency.request_id import request_id
 from mirror.errors import (
     BlobUnknown,
     Denied,
@@ -262,6 +263,9 @@ class Transport:
         headers = dict(call.headers)
         if shown is not None:
             headers["Authorization"] = shown.value
+        asked_for = request_id.get()
+        if asked_for is not None and url.origin() == named_by.origin():  # the registry's log may be looked at, no CDN's
+            headers["X-Request-Id"] = asked_for
         return await self._sessions.request(call.method, url, named_by=named_by, headers=headers)
 
     def _refuse(self, call: Call, response: aiohttp.ClientResponse) -> NoReturn:

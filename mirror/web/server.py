@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import structlog
 from aiohttp import EMPTY_PAYLOAD, web
 
+from mirror.concurrency.request_id import request_id
 from mirror.engine.answers import Remembered
 from mirror.errors import MirrorError, NameUnknown, Unsupported
 from mirror.http.cache_status import Outcome
@@ -79,6 +80,7 @@ class Handler:
         """Answer one request; errors become the protocol's JSON."""
         client = self.entrance.clients.of(request)
         exchange = Exchange(request.method, client.address)
+        request_id.set(exchange.request_id)
         try:
             response = await self._answer(request, exchange, client)
         except (ConnectionError, asyncio.CancelledError):
