@@ -35,7 +35,7 @@ def become_owner(folder: Path) -> None:
     Raises:
         OSError: it cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.stat()
     if os.geteuid() == 0 and status.st_uid != 0:
         os.setegid(status.st_gid)

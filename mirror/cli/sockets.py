@@ -105,7 +105,7 @@ class Listening:
     def _open_control(self, path: Path) -> None:
         """Open the control socket; a folder where none can be made (it is read-only) is served all the same."""
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._control = self._open_unix(path, _OWNERS)
         except _StillServedError as error:
             text = f"another mirror runs on the cache folder {path.parent}; stop it, or give this one its own"

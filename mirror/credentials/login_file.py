@@ -48,7 +48,7 @@ def forget(path: Path, upstream: str) -> bool:
 def _changing(path: Path) -> Iterator[dict[str, Any]]:
     """Read the file, let it be changed, and replace it whole; two commands at once wait for each other."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)

@@ -19,7 +19,8 @@ from structlog.testing import capture_logs
 from mirror.app import prepare_store
 from tests.functional.conftest import StartMirror
 from tests.support.images import docker_image
-from tests.support.mirrors import configure, settings
+from tests.support.mirrors import MirrorProcess, configure, settings
+from tests.support.process import RegistryProcess
 from tests.support.pulling import MirrorClient, mirror_client
 from tests.support.registry import TestRegistry
 
@@ -243,3 +244,8 @@ def test_a_start_that_is_refused_says_so_in_one_line(tmp_path: Path) -> None:
     (line,) = ended.stderr.splitlines()
     assert line.startswith("mirror: ")
     assert "point cache.dir at the other place instead" in line
+
+
+def test_the_first_start_makes_a_folder_that_is_its_owners_alone() -> None:
+    with RegistryProcess() as registry, MirrorProcess({"docker.io": registry.base_url}) as mirror:
+        assert stat.S_IMODE(mirror.cache_folder.stat().st_mode) == 0o700
