@@ -147,17 +147,23 @@ class Facts:
             self._remember_end(repository, known)
             return
         rows, end = self._links.read(repository, known)
+        news = {key: row for key, row in rows.items() if self._is_news(repository, key, row)}
         with self._facts.transact(retry=True):
-            self._apply(repository, {key: row for key, row in rows.items() if self._is_news(repository, key, row)})
+            self._apply(repository, news)
             if end is not None:
                 self._note_end(repository, end)
-        self._repositories.set(str(repository), 1, retry=True)
+        if any(row is not None for row in news.values()):  # one of which nothing is left stays out of the catalog
+            self._repositories.set(str(repository), 1, retry=True)
 
     def list_again(self, repository: Repository) -> None:
-        """Catch up, and make sure that the repository is in the catalog."""
+        """Catch up, and make sure that the repository is in the catalog, unless nothing of it is left."""
         self.catch_up(repository)
-        if str(repository) not in self._repositories:
+        if str(repository) not in self._repositories and self._has_any(repository):
             self._repositories.set(str(repository), 1, retry=True)
+
+    def _has_any(self, repository: Repository) -> bool:
+        rows, _ = self._links.read(repository, None)
+        return any(row is not None and self._is_stored(key, row) for key, row in rows.items())
 
     def retire(self, repository: Repository) -> None:
         """Take a repository out of the catalog."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 from pathlib import Path
 
@@ -34,9 +35,10 @@ def file_of(client: MirrorClient, digest: str) -> Path:
 
 
 async def settled(client: MirrorClient) -> None:
-    """Wait until every download has its name in the store."""
+    """Wait until every download has its name in the store, and nobody can join it any more."""
+    running = functools.partial(client.mirror.metrics.get_sample_value, "mirror_fills_in_progress")
     async with asyncio.timeout(10):
-        while list((client.mirror.folder / "partial").iterdir()):
+        while list((client.mirror.folder / "partial").iterdir()) or running():
             await client.get("/healthz")
 
 
