@@ -54,12 +54,12 @@ class Progress:
             await self._change()
 
     async def opened(self) -> None:
-        """Wait until the upstream has begun to answer.
+        """Wait until the upstream has begun to answer; an empty body, which has no tail to hold back, is verified first.
 
         Raises:
-            MirrorError: it refused, or could not be reached.
+            MirrorError: it refused, or could not be reached; the empty body was the wrong one.
         """
-        while not self.is_open:
+        while not self.is_open or (self.size_bytes == 0 and not self.is_complete):
             await self._change()
 
     async def _change(self) -> None:

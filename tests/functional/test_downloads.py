@@ -246,6 +246,17 @@ async def test_wrong_bytes_are_never_completed_nor_stored(
     assert_whole(await client.get(PATH))
 
 
+async def test_an_empty_body_is_no_answer_before_the_digest_has_matched(
+    registry: TestRegistry, client: MirrorClient
+) -> None:
+    """Nothing of it can be held back: the head is the whole answer."""
+    registry.fail(Fault(action=Replace(body=b""), kind="blob", method="GET"))
+    answer = await client.get(PATH)
+    assert (answer.status, answer.body == LAYER.content) == (502, False)
+    registry.heal()
+    assert (await client.get(PATH)).body == LAYER.content
+
+
 async def test_a_mismatch_turns_to_the_next_endpoint(registry: TestRegistry, start_mirror: StartMirror) -> None:
     async with TestRegistry() as wrong:
         wrong.add_blob(NAME, LAYER)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from mirror.cli.authority import Authority, Made
+from tests.functional.test_processes import wait_until
 from tests.support.faults import Fault, Slow
 from tests.support.images import blob, oci_image
 from tests.support.mirrors import MirrorProcess
@@ -121,6 +122,7 @@ def test_it_passes_everything_on_as_it_is(
         assert registry.bytes_sent("blob", reference=part.digest) < part.size_bytes  # it was not waited for the last
         assert first + answer.read() == part.content
         assert ask("/v2/owner%2Fapp/manifests/1").read()
+        wait_until(lambda: any(event.get("kind") == "other" for event in mirror.events()))
         served = [event for event in mirror.events() if event["event"] == "request.served"]
     assert {event["client"] for event in served} == {
         "127.0.0.1"
