@@ -54,7 +54,7 @@ class Progress:
             await self._change()
 
     async def opened(self) -> None:
-        """Wait until the upstream has begun to answer; an empty body, which has no tail to hold back, is verified first.
+        """Wait until the upstream has begun to answer; an empty body, which has no tail, is verified first.
 
         Raises:
             MirrorError: it refused, or could not be reached; the empty body was the wrong one.
