@@ -24,7 +24,7 @@ help:  ## list the targets
 serve: .venv/runtime.stamp  ## run the mirror on port 5000; options: make serve ARGS="--listen 127.0.0.1:5001"
 	@exec $(BIN)/mirror serve $(ARGS)
 
-test: debian-packages .venv/dev.stamp  ## run every test; options: make test ARGS="-k digest"
+test: debian-packages .venv/schemas.stamp  ## run every test; options: make test ARGS="-k digest"
 	$(BIN)/python -m pytest $(ARGS)
 
 bench: PACKAGES := tests/bench/debian-packages.txt
@@ -70,6 +70,7 @@ lock:  ## write requirements/*.txt anew from pyproject.toml
 	lock pyproject.toml -o requirements/runtime.txt
 	lock --group bench -o requirements/bench.txt
 	lock pyproject.toml --group dev -c requirements/build.txt -c requirements/runtime.txt -o requirements/dev.txt
+	lock --group schemas -c requirements/dev.txt -o requirements/schemas.txt
 
 clean:  ## remove what was made; a cache folder of the mirror stays
 	rm -rf .venv build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
@@ -97,6 +98,10 @@ clean:  ## remove what was made; a cache folder of the mirror stays
 
 .venv/dev.stamp: .venv/runtime.stamp
 	@$(PIP_INSTALL) --require-hashes -r requirements/dev.txt
+	touch $@
+
+.venv/schemas.stamp: .venv/dev.stamp requirements/schemas.txt
+	@$(PIP_INSTALL) --require-hashes -r requirements/schemas.txt
 	touch $@
 
 .venv/bench.stamp: .venv/dev.stamp requirements/bench.txt
