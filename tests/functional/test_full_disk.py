@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional.test_processes import path_of, peak_megabytes, pull, wait_until
+from tests.functional.test_processes import path_of, peak_megabytes, pull
 from tests.support.faults import Chunked, Cut, Fault, Slow
 from tests.support.images import blob, oci_image
 from tests.support.mirrors import MirrorProcess
 from tests.support.process import RegistryProcess
+from tests.support.waiting import wait_until
 
 NAME = "library/app"
 DISK_MEGABYTES = 24

@@ -25,6 +25,7 @@ from tests.support.images import blob, oci_image
 from tests.support.mirrors import MirrorProcess
 from tests.support.passwords import PASSWORD, USER, basic, write_htpasswd
 from tests.support.process import RegistryProcess
+from tests.support.waiting import wait_until
 
 NAME = "library/app"
 LOCAL = (ip_address("127.0.0.1"),)
@@ -74,15 +75,6 @@ def get(mirror: MirrorProcess, context: ssl.SSLContext, path: str) -> Whole:
         connection.close()
 
 
-def wait_until(condition: Callable[[], bool], *, timeout_seconds: float = 20.0) -> None:
-    pause = threading.Event()
-    for _ in range(int(timeout_seconds / 0.05)):
-        if condition():
-            return
-        pause.wait(0.05)
-    raise TimeoutError("the condition did not hold in time")
-
-
 def events(mirror: MirrorProcess, name: str) -> list[dict[str, object]]:
     return [event for event in mirror.events() if event["event"] == name]
 
@@ -115,10 +107,10 @@ def test_a_certificate_replaced_under_load_fails_no_pull_and_drops_no_transfer(
 
         long = pool.submit(get, mirror, context, f"/v2/{NAME}/blobs/{slow.digest}")
         pullers = [pool.submit(pull_on) for _ in range(4)]
-        wait_until(lambda: len(events(mirror, "request.served")) > 20)
+        wait_until(lambda: len(events(mirror, "request.served")) > 20, timeout_seconds=20)
         renewed = make(made.certificate.parent)
         second = ssl.PEM_cert_to_DER_cert(renewed.certificate.read_text())
-        wait_until(lambda: len({event["pid"] for event in events(mirror, "tls.renewed")}) == 2)
+        wait_until(lambda: len({event["pid"] for event in events(mirror, "tls.renewed")}) == 2, timeout_seconds=20)
         assert not long.done()  # it began under the first certificate
         assert {get(mirror, context, "/v2/").shown for _ in range(10)} == {second}
         stopped.set()
@@ -136,11 +128,11 @@ def test_files_that_do_not_fit_are_not_taken_up_and_said_to_be_wrong(registry: R
         for wrong in (b"", good[:200], make(made.certificate.parent / "other").certificate.read_bytes()):
             before = len(events(mirror, "tls.not_renewed"))
             made.certificate.write_bytes(wrong)
-            wait_until(lambda before=before: len(events(mirror, "tls.not_renewed")) > before)  # type: ignore[misc]
+            wait_until(lambda before=before: len(events(mirror, "tls.not_renewed")) > before, timeout_seconds=20)  # type: ignore[misc]
             assert get(mirror, context, "/v2/").shown == shown
         assert "is not the key of" in str(events(mirror, "tls.not_renewed")[-1]["error"])
         made.certificate.write_bytes(good)
-        wait_until(lambda: bool(events(mirror, "tls.renewed")))
+        wait_until(lambda: bool(events(mirror, "tls.renewed")), timeout_seconds=20)
         assert get(mirror, context, "/v2/").shown == shown
 
 
@@ -289,7 +281,7 @@ def test_connections_that_are_kept_hold_little_memory(registry: RegistryProcess,
 def test_a_certificate_that_ends_soon_is_warned_of(registry: RegistryProcess, tmp_path: Path) -> None:
     made = make(tmp_path / "certs", now=datetime.now(UTC) - timedelta(days=800))
     with MirrorProcess({"docker.io": registry.base_url}, extra=tls_settings(made)) as mirror:
-        wait_until(lambda: bool(events(mirror, "tls.certificate_ending")))
+        wait_until(lambda: bool(events(mirror, "tls.certificate_ending")), timeout_seconds=20)
         (event,) = events(mirror, "tls.certificate_ending")
         assert 23 <= int(str(event["days_left"])) <= 25
 

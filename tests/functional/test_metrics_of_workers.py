@@ -14,10 +14,10 @@ from mirror.config import load
 from mirror.http.cache_status import Outcome
 from mirror.oci.requests import Kind
 from tests.functional.test_metrics import Samples, parse, total
-from tests.functional.test_processes import wait_until
 from tests.support.images import oci_image
 from tests.support.mirrors import MirrorProcess
 from tests.support.process import RegistryProcess
+from tests.support.waiting import wait_until
 
 NAME = "library/app"
 IMAGES = [oci_image(800 + number, layers=2, layer_bytes=50_000) for number in range(8)]

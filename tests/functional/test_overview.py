@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from tests.functional.test_metrics import parse, total
-from tests.functional.test_processes import wait_until
 from tests.support.commands import ask
 from tests.support.faults import Fault, Silence, Status
 from tests.support.images import blob, oci_image
 from tests.support.mirrors import MirrorProcess
 from tests.support.process import RegistryProcess
+from tests.support.waiting import wait_until
 
 NAME = "library/app"
 IMAGES = [oci_image(700 + number, layers=2, layer_bytes=50_000) for number in range(4)]

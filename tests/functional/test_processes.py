@@ -7,9 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPResponse, IncompleteRead
@@ -21,6 +20,7 @@ from tests.support.faults import Fault, Silence, Slow
 from tests.support.images import Blob, Image, blob, oci_image
 from tests.support.mirrors import MirrorProcess
 from tests.support.process import RegistryProcess
+from tests.support.waiting import wait_until
 
 NAME = "library/app"
 CLIENTS = 40
@@ -38,16 +38,6 @@ def _clean(registry: RegistryProcess) -> Iterator[None]:
     yield
     registry.heal()
     registry.reset_record()
-
-
-def wait_until(condition: Callable[[], bool], *, timeout_seconds: float = 10.0) -> None:
-    """Look again and again: what another process does gives no event to wait for."""
-    pause = threading.Event()
-    for _ in range(int(timeout_seconds / 0.01)):
-        if condition():
-            return
-        pause.wait(0.01)
-    raise TimeoutError("the condition did not hold in time")
 
 
 def path_of(part: Blob) -> str:

@@ -10,11 +10,12 @@ from http.client import HTTPConnection
 
 import pytest
 
-from tests.functional.test_processes import NAME, begun, path_of, wait_until
+from tests.functional.test_processes import NAME, begun, path_of
 from tests.support.faults import Fault, Slow
-from tests.support.images import blob, oci_image
+from tests.support.images import Blob, blob, oci_image
 from tests.support.mirrors import MirrorProcess
 from tests.support.process import RegistryProcess
+from tests.support.waiting import wait_until
 
 _OTHER = "ghcr.io"
 
@@ -37,6 +38,14 @@ def reload(mirror: MirrorProcess, *, extra: str = "", text: str | None = None) -
     path = mirror.folder / "mirror.toml"
     path.write_text(path.read_text() + extra if text is None else text)
     os.kill(mirror.pid, signal.SIGHUP)
+
+
+def slow_blob(registry: RegistryProcess, size_bytes: int) -> Blob:
+    """Add a blob whose first transfer takes a second for each megabyte."""
+    part = blob(size_bytes)
+    registry.add_blob(NAME, part)
+    registry.fail(Fault(action=Slow(bytes_per_second=1_000_000), kind="blob", times=1))
+    return part
 
 
 def events(mirror: MirrorProcess, name: str) -> list[dict[str, object]]:
@@ -62,9 +71,7 @@ def test_a_changed_configuration_is_taken_up_by_every_worker(mirror: MirrorProce
 
 
 def test_a_running_transfer_and_a_running_download_go_on(mirror: MirrorProcess, registry: RegistryProcess) -> None:
-    part = blob(3_000_000, 3)
-    registry.add_blob(NAME, part)
-    registry.fail(Fault(action=Slow(bytes_per_second=1_000_000), kind="blob", times=1))
+    part = slow_blob(registry, 3_000_000)
     with begun(mirror, path_of(part)) as response:
         first = response.read(1000)
         reload(mirror, extra='[cache]\nnegative_ttl = "1s"\n')
@@ -128,9 +135,7 @@ def test_counters_go_on(mirror: MirrorProcess, registry: RegistryProcess) -> Non
 
 
 def test_sigterm_ends_all_generations_within_the_grace(mirror: MirrorProcess, registry: RegistryProcess) -> None:
-    part = blob(4_000_000, 7)
-    registry.add_blob(NAME, part)
-    registry.fail(Fault(action=Slow(bytes_per_second=1_000_000), kind="blob", times=1))
+    part = slow_blob(registry, 4_000_000)
     with begun(mirror, path_of(part)) as response:
         first = response.read(1000)
         reload(mirror)

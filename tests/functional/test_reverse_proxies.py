@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from mirror.cli.authority import Authority, Made
-from tests.functional.test_processes import wait_until
 from tests.support.faults import Fault, Slow
 from tests.support.images import blob, oci_image
 from tests.support.mirrors import MirrorProcess
 from tests.support.ports import end_process, free_port, start_process, wait_for_port
 from tests.support.process import RegistryProcess
+from tests.support.waiting import wait_until
 
 _DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 _NGINX = (

@@ -5,13 +5,14 @@ from __future__ import annotations
 import http.client
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from tests.support.images import blob
 from tests.support.mirrors import MirrorProcess
 from tests.support.process import RegistryProcess
+from tests.support.waiting import wait_until
 
 NAME = "library/app"
 SETTINGS = '[server]\nheader_timeout = "1s"\nsend_timeout = "2s"\n[log]\nlevel = "debug"\n'
@@ -40,15 +41,6 @@ def is_ended(connection: socket.socket) -> bool:
     except ConnectionError:
         return True
     return True
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    pause = threading.Event()
-    for _ in range(400):
-        if condition():
-            return
-        pause.wait(0.05)
-    raise TimeoutError("the condition did not hold in time")
 
 
 REQUEST = b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -118,5 +110,5 @@ def test_a_reader_that_takes_nothing_is_let_go(registry: RegistryProcess, mirror
 
     with socket.create_connection(("127.0.0.1", mirror.port)) as connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-        wait_until(lambda: broken_off() == 1)
+        wait_until(lambda: broken_off() == 1, timeout_seconds=20)
     assert not [event for event in mirror.events() if event["event"] in {"request.failed", "task.failed"}]

@@ -71,18 +71,23 @@ async def until_accounted(client: MirrorClient, *, blobs: int, manifests: int, s
         pytest.fail(f"{await accounted(client)} is not {wanted}")
 
 
+async def pull_both(registry: TestRegistry, folder: Path) -> None:
+    """Pull two images through a mirror on a folder, and end it when they are accounted for."""
+    registry.add(NAME, "1", IMAGE)
+    registry.add(NAME, "2", OTHER)
+    async with mirror_client(folder, settings({"docker.io": registry.base_url})) as client:
+        await pulled(client, "1", IMAGE)
+        await pulled(client, "2", OTHER)
+        await until_accounted(client, blobs=6, manifests=2, size_bytes=image_bytes(IMAGE, OTHER))
+
+
 def ledger_of(folder: Path) -> sqlite3.Connection:
     return sqlite3.connect(folder / "index" / "ledger.db")
 
 
 async def test_accounts_that_are_lost_become_right_and_pins_are_kept(registry: TestRegistry, folder: Path) -> None:
     flags = settings({"docker.io": registry.base_url})
-    registry.add(NAME, "1", IMAGE)
-    registry.add(NAME, "2", OTHER)
-    async with mirror_client(folder, flags) as client:
-        await pulled(client, "1", IMAGE)
-        await pulled(client, "2", OTHER)
-        await until_accounted(client, blobs=6, manifests=2, size_bytes=image_bytes(IMAGE, OTHER))
+    await pull_both(registry, folder)
     with closing(DiskIndex(folder / "index")) as index:
         await index.pin(Repository("docker.io", NAME), "1", Digest.parse(IMAGE.digest))
     (folder / "index" / "ledger.db").unlink()
@@ -103,12 +108,7 @@ async def test_files_without_account_are_counted_and_accounts_without_file_are_n
     registry: TestRegistry, folder: Path
 ) -> None:
     flags = settings({"docker.io": registry.base_url})
-    registry.add(NAME, "1", IMAGE)
-    registry.add(NAME, "2", OTHER)
-    async with mirror_client(folder, flags) as client:
-        await pulled(client, "1", IMAGE)
-        await pulled(client, "2", OTHER)
-        await until_accounted(client, blobs=6, manifests=2, size_bytes=image_bytes(IMAGE, OTHER))
+    await pull_both(registry, folder)
     layout, stranger, doomed = Layout(folder), blob(5000, 103), blob(6000, 104)
     for one in (stranger, doomed):
         await FileBlobStore(layout).put(Digest.parse(one.digest), one.content)
