@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mirror.concurrency.folders import make_private
 from mirror.config import load
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def become_owner(folder: Path) -> None:
     Raises:
         OSError: it cannot be made.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(folder)
     status = folder.stat()
     if os.geteuid() == 0 and status.st_uid != 0:
         os.setegid(status.st_gid)

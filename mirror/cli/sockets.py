@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import socket
 import stat
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 import structlog
 
+from mirror.concurrency.folders import held, make_private
 from mirror.config import TcpAddress, UnixAddress
 from mirror.errors import ControlFailed
 from mirror.web.doors import Doors
@@ -105,7 +105,7 @@ class Listening:
     def _open_control(self, path: Path) -> None:
         """Open the control socket; a folder where none can be made (it is read-only) is served all the same."""
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(path.parent)
             self._control = self._open_unix(path, _OWNERS)
         except _StillServedError as error:
             text = f"another mirror runs on the cache folder {path.parent}; stop it, or give this one its own"
@@ -201,7 +201,8 @@ class _SocketName:
 def _unix(path: Path, mode: int) -> socket.socket:
     opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        with _alone_in(path.parent), short_name(path) as name:
+        # held, since another server that starts now would take a socket that does not listen yet for stale
+        with held(path.parent), short_name(path) as name:
             _remove_stale(path)
             os.fchmod(opened.fileno(), mode)  # Linux gives it to the name, so that this is never open to others
             opened.bind(name)
@@ -214,17 +215,6 @@ def _unix(path: Path, mode: int) -> socket.socket:
 
 class _StillServedError(OSError):
     """Somebody answers there."""
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Keep other servers that start now from taking a socket for stale which does not listen yet."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _remove_stale(path: Path) -> None:

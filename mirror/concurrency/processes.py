@@ -26,6 +26,17 @@ _STOPPING = (signal.SIGTERM, signal.SIGINT)
 _HANDLED = (*_STOPPING, signal.SIGHUP)
 
 
+def is_alive(process: int) -> bool:
+    """Say whether a process runs, whoever's it is."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 class WorkerProcesses:
     """Keeps ``count`` forked processes running ``work(slot)`` until it is told to stop."""
 

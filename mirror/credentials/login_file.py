@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
 from typing import TYPE_CHECKING, Any, Final
 
+from mirror.concurrency.folders import held, make_private
 from mirror.credentials.docker_config import entry_of, read_document
 from mirror.credentials.files import FileUnusable
 from mirror.errors import StorageError
@@ -48,23 +48,23 @@ def forget(path: Path, upstream: str) -> bool:
 def _changing(path: Path) -> Iterator[dict[str, Any]]:
     """Read the file, let it be changed, and replace it whole; two commands at once wait for each other."""
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX)
+        make_private(path.parent)
+        with held(path.parent) as folder:
             document = read_document(path) if path.exists() else {}
-            auths = document.setdefault("auths", {})
-            if not isinstance(auths, dict):
-                raise FileUnusable("holds something else than credentials")
-            yield auths
+            yield _auths_in(document)
             _replace(path, json.dumps(document, indent=2) + "\n", owner=os.fstat(folder))
             os.fsync(folder)
-        finally:
-            os.close(folder)
     except FileUnusable as error:
         raise StorageError(f"{path} {error}; move it away and log in again") from error
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _auths_in(document: dict[str, Any]) -> dict[str, Any]:
+    auths = document.setdefault("auths", {})
+    if not isinstance(auths, dict):
+        raise FileUnusable("holds something else than credentials")
+    return auths
 
 
 def _replace(path: Path, text: str, *, owner: os.stat_result) -> None:

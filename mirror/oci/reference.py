@@ -98,6 +98,16 @@ class Repository:
         """Refuse whatever is not a repository name."""
         parse_repository_name(self.name)
 
+    @classmethod
+    def parse(cls, text: str) -> Repository:
+        """Read what `str` has written.
+
+        Raises:
+            NameInvalid: it is something else.
+        """
+        upstream, _, name = text.partition("/")
+        return cls(upstream, name)
+
     def __str__(self) -> str:
         """Write ``docker.io/library/alpine``."""
         return f"{self.upstream}/{self.name}"

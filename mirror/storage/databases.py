@@ -6,21 +6,20 @@ diskcache would pickle any other value, and a pickle in a cache folder runs as c
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import sqlite3
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import diskcache
 import structlog
 
+from mirror.concurrency.folders import held
 from mirror.errors import MirrorError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 D = TypeVar("D")
@@ -77,12 +76,29 @@ def open_facts(folder: Path) -> Any:  # noqa: ANN401 - diskcache has no types
     return diskcache.Cache(str(folder), disk=TextDisk, **settings)
 
 
+def open_sqlite(path: str, prepare: Callable[[sqlite3.Connection], object]) -> sqlite3.Connection:
+    """Open a database of our own, made when there is none; ``prepare`` makes its tables, or looks at them.
+
+    Raises:
+        sqlite3.DatabaseError: it is damaged, or ``prepare`` says so.
+    """
+    database = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level="IMMEDIATE")
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = NORMAL")
+        prepare(database)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
 def open_or_replace(path: Path, opening: Callable[[Path], D], *, damaged: int | None = None) -> D:
     """Open a database, a file or a folder; one that is damaged is put aside, since the link files know all of it.
 
     ``damaged`` is the inode of one that was found damaged in use; another worker may have replaced it already.
     """
-    with _locked(path.parent):
+    with held(path.parent):  # no other worker opens or replaces one
         if damaged is not None and path.exists() and path.stat().st_ino == damaged:
             _put_aside(path, "it was found damaged in use")
         try:
@@ -106,14 +122,3 @@ def _put_aside(path: Path, error: str) -> None:
     for suffix in ("-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     log.warning("index.replaced", error=error, kept_as=aside.name)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other workers from opening or replacing a database in a folder."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

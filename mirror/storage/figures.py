@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import structlog
 
+from mirror.concurrency.processes import is_alive
 from mirror.figures import (
     Counted,
     History,
@@ -27,7 +27,7 @@ from mirror.figures import (
     WorkerReport,
     read_report,
 )
-from mirror.storage.databases import open_or_replace
+from mirror.storage.databases import open_or_replace, open_sqlite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,7 +37,6 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _VERSION: Final = 1
-_BUSY_SECONDS: Final = 5.0
 _MINUTE, _HOUR, _DAY, _LIFE = 60, 3600, 86400, 0
 _KEPT: Final = {_MINUTE: 6 * 3600, _HOUR: 14 * 86400, _DAY: 400 * 86400}
 _SHOWN_MINUTES_SECONDS: Final = 3 * 3600
@@ -212,7 +211,8 @@ class FiguresFile:
     def _reports(self) -> Sequence[WorkerReport]:
         found = self._database.execute("SELECT report FROM workers ORDER BY worker").fetchall()
         reports = [read_report(json.loads(text)) for (text,) in found]
-        return [report for report in reports if _is_alive(report.process)]
+        # one that was killed could not take its report away
+        return [report for report in reports if is_alive(report.process)]
 
     async def _run(self, work: Callable[..., T], *arguments: Any) -> T | None:  # noqa: ANN401 - the work's own
         try:
@@ -220,17 +220,6 @@ class FiguresFile:
         except (sqlite3.Error, OSError, ValueError, KeyError, TypeError) as error:
             log.warning("figures.failed", error=f"{type(error).__name__}: {error}")
             return None
-
-
-def _is_alive(process: int) -> bool:
-    """Say whether a process runs; one that was killed could not take its report away."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _open_or_do_without(path: Path, now: float) -> sqlite3.Connection:
@@ -253,18 +242,13 @@ def _open_or_do_without(path: Path, now: float) -> sqlite3.Connection:
 
 
 def _open(path: str, now: float) -> sqlite3.Connection:
-    database = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level="IMMEDIATE")
-    try:
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = NORMAL")
+    def prepare(database: sqlite3.Connection) -> None:
         _check_version(database)
         database.executescript(_SCHEMA)
         with database:
             database.execute("INSERT INTO life SELECT ? WHERE NOT EXISTS (SELECT 1 FROM life)", (now,))
-    except BaseException:
-        database.close()
-        raise
-    return database
+
+    return open_sqlite(path, prepare)
 
 
 def _check_version(database: sqlite3.Connection) -> None:

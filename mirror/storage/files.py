@@ -11,6 +11,8 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from mirror.concurrency.folders import make_private
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -22,7 +24,6 @@ ORIGIN_SUFFIX = ".origin"  # of what is known about a download file
 TEMPORARY_SUFFIX = ".put"  # of a file that has not got its name yet; its process is in front of it
 
 
-_PRIVATE = 0o700
 _SMALL_BYTES = 64 * 1024
 
 
@@ -57,8 +58,7 @@ class Layout:
         Raises:
             OSError: the folder cannot be made or written, or part of it leads elsewhere.
         """
-        if not self.root.exists():
-            self.root.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+        make_private(self.root)
         for path in (self.blobs, self.partial, self.index, self.links, self.locks, self.figures):
             if path.is_symlink():
                 text = "a link in a cache folder may lead anywhere; point cache.dir at the other place instead"

@@ -133,7 +133,7 @@ class Holdings:
         if digest is None:
             return
         self._database.execute("DELETE FROM tags WHERE repository = ? AND tag = ?", (name, tag))
-        removal.tags.append((_repository(name), Tag(tag)))
+        removal.tags.append((Repository.parse(name), Tag(tag)))
         if not self._is_wanted(name, digest):
             self._release(name, digest, removal)
 
@@ -141,7 +141,7 @@ class Holdings:
         for digest in self._column("SELECT content FROM holders WHERE repository = ? LIMIT ?", (name, limit)):
             self._release(name, digest, removal)
         tags = self._column("SELECT tag FROM tags WHERE repository = ? LIMIT ?", (name, limit))
-        removal.tags += ((_repository(name), Tag(tag)) for tag in tags)
+        removal.tags += ((Repository.parse(name), Tag(tag)) for tag in tags)
         self._database.executemany("DELETE FROM tags WHERE repository = ? AND tag = ?", ((name, tag) for tag in tags))
 
     def _release(self, name: str, root: str, removal: Removal) -> None:
@@ -159,7 +159,7 @@ class Holdings:
 
     def _unlink(self, name: str, digest: str, removal: Removal) -> None:
         """Take away what is known of an object in one repository."""
-        repository = _repository(name)
+        repository = Repository.parse(name)
         lost = self._column(LINKS_LOST, {"manifest": digest, "repository": name})
         removal.links += ((repository, Digest.parse(one)) for one in (*lost, digest))
         tags = self._column("SELECT tag FROM tags WHERE repository = ? AND digest = ?", (name, digest))
@@ -208,7 +208,3 @@ class Holdings:
 
     def _column(self, sql: str, values: Any) -> list[str]:  # noqa: ANN401 - sqlite3's
         return [row[0] for row in self._database.execute(sql, values).fetchall()]
-
-
-def _repository(text: str) -> Repository:
-    return Repository(*text.split("/", 1))

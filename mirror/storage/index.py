@@ -149,7 +149,7 @@ class DiskIndex:
         limit = min(_CATALOG_LIMIT if page.limit is None else page.limit, _CATALOG_LIMIT)
         after = itertools.dropwhile(lambda name: name <= (page.last or ""), self._facts.names())
         names = list(itertools.islice(after, limit + 1))
-        return [Repository(*name.split("/", 1)) for name in names[:limit]], len(names) > limit > 0
+        return [Repository.parse(name) for name in names[:limit]], len(names) > limit > 0
 
     # ---- the accounts
 
@@ -253,7 +253,7 @@ class DiskIndex:
     async def next_repository(self, after: str) -> Repository | None:
         """Return the first repository, in lexical order, whose name comes behind ``after``."""
         name = await self._account(lambda: self._ledger.holdings.next_repository(after))
-        return None if name is None else Repository(*name.split("/", 1))
+        return None if name is None else Repository.parse(name)
 
     async def repository_size(self, repository: Repository) -> int:
         """Return the bytes that are stored of a repository."""

@@ -11,6 +11,7 @@ import os
 import secrets
 from typing import TYPE_CHECKING, Final
 
+from mirror.concurrency.processes import is_alive
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository, Tag
 from mirror.ports import Removal
@@ -59,8 +60,8 @@ class Journal:
             return None, last
         removal = Removal()
         for links, tags in rows:
-            removal.links += ((_repository(name), Digest.parse(digest)) for name, digest in json.loads(links))
-            removal.tags += ((_repository(name), Tag(tag)) for name, tag in json.loads(tags))
+            removal.links += ((Repository.parse(name), Digest.parse(digest)) for name, digest in json.loads(links))
+            removal.tags += ((Repository.parse(name), Tag(tag)) for name, tag in json.loads(tags))
         return removal, last
 
     def note_read(self, number: int) -> None:
@@ -76,23 +77,9 @@ class Journal:
     def is_read(self) -> bool:
         """Say whether all processes that read have forgotten all that was taken out."""
         behind = self._database.execute("SELECT process FROM readers WHERE number < ?", (self._last(),)).fetchall()
-        return not any(_is_alive(process) for (process,) in behind)
+        # one that was killed could not say that it reads no more
+        return not any(is_alive(process) for (process,) in behind)
 
     def _last(self) -> int:
         (number,) = self._database.execute("SELECT coalesce(max(number), 0) FROM removals").fetchone()
         return int(number)
-
-
-def _repository(text: str) -> Repository:
-    return Repository(*text.split("/", 1))
-
-
-def _is_alive(process: int) -> bool:
-    """Say whether a process runs: one that was killed could not say that it reads no more."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

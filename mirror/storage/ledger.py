@@ -41,10 +41,6 @@ INSERT OR IGNORE INTO holders SELECT :content, :repository WHERE NOT EXISTS (
 """
 
 
-def _repository(text: str) -> Repository:
-    return Repository(*text.split("/", 1))
-
-
 class Ledger:
     """The accounts of one cache folder, shared by the workers; used from the one thread that opened it."""
 
@@ -164,12 +160,12 @@ class Ledger:
     def _forget(self, digest: str, removal: Removal) -> Sequence[str]:
         """Take out what is known of an object; return what it needed."""
         for (name,) in self._database.execute("SELECT repository FROM holders WHERE content = ?", (digest,)).fetchall():
-            repository = _repository(name)
+            repository = Repository.parse(name)
             lost = self._database.execute(LINKS_LOST, {"manifest": digest, "repository": name})
             removal.links += ((repository, Digest.parse(row[0])) for row in lost)
             removal.links.append((repository, Digest.parse(digest)))
         tags = self._database.execute("SELECT repository, tag FROM tags WHERE digest = ?", (digest,))
-        removal.tags += ((_repository(name), Tag(tag)) for name, tag in tags)
+        removal.tags += ((Repository.parse(name), Tag(tag)) for name, tag in tags)
         needed = self._database.execute("SELECT content FROM needs WHERE manifest = ?", (digest,)).fetchall()
         self._database.execute("DELETE FROM tags WHERE digest = ?", (digest,))
         self._database.execute("DELETE FROM needs WHERE manifest = ?", (digest,))

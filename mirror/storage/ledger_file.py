@@ -6,12 +6,13 @@ import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
+from mirror.storage.databases import open_sqlite
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 _VERSION: Final = 1
-_BUSY_SECONDS = 5.0
 _SCHEMA: Final = """
 CREATE TABLE objects (
     digest TEXT PRIMARY KEY, kind TEXT NOT NULL, size INTEGER NOT NULL, used REAL NOT NULL,
@@ -66,20 +67,16 @@ def open_ledger(path: Path) -> sqlite3.Connection:
     Raises:
         sqlite3.DatabaseError: it is damaged, or of another version.
     """
-    database = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level="IMMEDIATE")
-    try:
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = NORMAL")
-        _create(database)
-        _check(database)
-        # how far each repository's link file is accounted for
-        database.execute(
-            "CREATE TABLE IF NOT EXISTS accounted (repository TEXT PRIMARY KEY, mark TEXT NOT NULL) WITHOUT ROWID"
-        )
-    except BaseException:
-        database.close()
-        raise
-    return database
+    return open_sqlite(str(path), _prepare)
+
+
+def _prepare(database: sqlite3.Connection) -> None:
+    _create(database)
+    _check(database)
+    # how far each repository's link file is accounted for
+    database.execute(
+        "CREATE TABLE IF NOT EXISTS accounted (repository TEXT PRIMARY KEY, mark TEXT NOT NULL) WITHOUT ROWID"
+    )
 
 
 def _create(database: sqlite3.Connection) -> None:

@@ -136,3 +136,15 @@ def test_any_text_is_a_name_or_raises_its_own_error(text: str) -> None:
     assert name == text
     assert len(name) <= 255
     assert not {"", ".", ".."} & set(name.split("/"))
+
+
+@given(names)
+def test_a_repository_reads_back_as_it_was_written(name: str) -> None:
+    repository = Repository("docker.io", name)
+    assert Repository.parse(str(repository)) == repository
+
+
+@pytest.mark.parametrize("text", ["", "docker.io", "docker.io/", "docker.io/UPPER"])
+def test_what_was_written_by_no_repository_is_refused(text: str) -> None:
+    with pytest.raises(NameInvalid):
+        Repository.parse(text)
