@@ -97,14 +97,14 @@ class Admission:
             await self._index.put_held(repository, [one async for one in self._links(repository, manifest)])
             await self._index.add_manifest(repository, manifest)
         reference = image.name.reference_or_latest
-        root = _descriptor(closure.root)
+        root = closure.root.descriptor
         if isinstance(reference, Tag):
             await self._index.put_tag(repository, reference, StoredTag(descriptor=root, confirmed_at=self._clock()))
         await self._check(image, reference, root)
 
     async def _links(self, repository: Repository, manifest: Manifest) -> AsyncIterator[Held]:
         """Yield the links to a manifest and its blobs; what was got with a credential here stays private."""
-        descriptors = [(_descriptor(manifest), True), *((blob, False) for blob in manifest.blobs)]
+        descriptors = [(manifest.descriptor, True), *((blob, False) for blob in manifest.blobs)]
         for descriptor, is_manifest in descriptors:
             before = await self._index.find_held(repository, descriptor.digest)
             is_private = before is not None and before.is_private
@@ -116,7 +116,3 @@ class Admission:
         tag = await self._index.find_tag(image.name.repository, reference) if isinstance(reference, Tag) else None
         if held is None or (isinstance(reference, Tag) and (tag is None or tag.descriptor != root)):
             raise StorageError(f"{image.name} is stored, but the index did not take it; import it again")
-
-
-def _descriptor(manifest: Manifest) -> Descriptor:
-    return Descriptor(media_type=manifest.media_type, digest=manifest.digest, size_bytes=len(manifest.body))

@@ -113,7 +113,7 @@ class Manifests:
         """Fetch what a tag points at and keep it, from a registry whose HEAD does not say enough."""
         manifest = await upstream.fetch_manifest(repository, tag)
         await self._keep(upstream, repository, manifest)
-        return _descriptor(manifest)
+        return manifest.descriptor
 
     async def _load(self, upstream: Upstream, repository: Repository, digest: Digest) -> tuple[LoadedManifest, Outcome]:
         loaded = await self._find_held(repository, digest)
@@ -175,7 +175,7 @@ class Manifests:
         return self._loaded(upstream, repository, manifest), Outcome.MISS
 
     def _loaded(self, upstream: Upstream, repository: Repository, manifest: Manifest) -> LoadedManifest:
-        return LoadedManifest(_descriptor(manifest), manifest.body, upstream.is_private(repository))
+        return LoadedManifest(manifest.descriptor, manifest.body, upstream.is_private(repository))
 
     async def _read(self, digest: Digest) -> bytes | None:
         try:
@@ -201,7 +201,7 @@ class Manifests:
         """
         is_private = upstream.is_private(repository)
         held = [Held(descriptor=blob, is_manifest=False, is_private=is_private) for blob in manifest.blobs]
-        held.append(Held(descriptor=_descriptor(manifest), is_manifest=True, is_private=is_private))
+        held.append(Held(descriptor=manifest.descriptor, is_manifest=True, is_private=is_private))
         await self._index.put_held(repository, held)
         await self._access.note(upstream, repository)
         await self._index.add_manifest(repository, manifest)
@@ -209,7 +209,3 @@ class Manifests:
 
 def _key(repository: Repository, digest: Digest) -> str:
     return f"{repository}@{digest}"
-
-
-def _descriptor(manifest: Manifest) -> Descriptor:
-    return Descriptor(media_type=manifest.media_type, digest=manifest.digest, size_bytes=len(manifest.body))

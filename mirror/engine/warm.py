@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from mirror.engine.closure import Closure, close_over
-from mirror.errors import Denied, MirrorError, NameUnknown, StorageError, quote
+from mirror.errors import MirrorError, NameUnknown, StorageError, quote
 from mirror.http.cache_status import Outcome
 from mirror.oci.manifest import parse
 
@@ -105,8 +105,7 @@ class Warming:
         upstream = self._upstreams.get(repository.upstream)
         if upstream is None:
             raise NameUnknown(f"no upstream {quote(repository.upstream)} is configured in this mirror")
-        if not self._rules[upstream.name].permit(repository.name):
-            raise Denied(f"this mirror is configured not to serve {repository.name} of {upstream.name}")
+        self._rules[upstream.name].check(repository)
         return upstream
 
 

@@ -39,6 +39,11 @@ class Manifest:
     blobs: tuple[Descriptor, ...]
     manifests: tuple[Descriptor, ...]
 
+    @property
+    def descriptor(self) -> Descriptor:
+        """What names it."""
+        return Descriptor(media_type=self.media_type, digest=self.digest, size_bytes=len(self.body))
+
 
 def parse(body: bytes, *, content_type: str | None, digest: Digest | None = None) -> Manifest:
     """Read a manifest as an upstream sent it.

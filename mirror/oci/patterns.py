@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Self
 
-from mirror.errors import NameInvalid, quote
+from mirror.errors import Denied, NameInvalid, quote
+from mirror.oci.reference import Repository
 
 _WRITTEN: Final = re.compile(r"[a-z0-9._*-]+(?:/[a-z0-9._*-]+)*")
 _WILDCARD: Final = re.compile(r"(\*+)")
@@ -62,3 +63,12 @@ class Rules:
         if any(pattern.matches(name) for pattern in self.deny):
             return False
         return not self.allow or any(pattern.matches(name) for pattern in self.allow)
+
+    def check(self, repository: Repository) -> None:
+        """Refuse a repository that may not be served.
+
+        Raises:
+            Denied: it may not.
+        """
+        if not self.permit(repository.name):
+            raise Denied(f"this mirror is configured not to serve {repository.name} of {repository.upstream}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote_to_bytes
 
-from mirror.errors import Denied, NameInvalid, NameUnknown, quote
+from mirror.errors import NameInvalid, NameUnknown, quote
 from mirror.oci.reference import Repository
 from mirror.oci.requests import CatalogRequest, Ping, parse_path
 
@@ -100,8 +100,9 @@ class Router:
         if "/" not in name and (by_default or upstream.name == DOCKER_HUB):
             name = f"library/{name}"
         repository = Repository(upstream.name, name)
-        if not self.permits(repository):
-            raise Denied(f"this mirror is configured not to serve {name} of {upstream.name}")
+        rules = self._rules.get(repository.upstream)
+        if rules is not None:
+            rules.check(repository)
         return Route(request=request, upstream=upstream, repository=repository, namespace=namespace)
 
     def permits(self, repository: Repository) -> bool:
