@@ -250,9 +250,13 @@ async def test_a_client_cannot_write_lines_into_the_log_or_the_upstreams_request
         "Accept-Encoding": "gzip",
         "User-Agent": "evil",
         "Via": "1.1 evil",
+        "X-Request-Id": "evil",
     }
     await client.ask(f"/v2/{NAME}/manifests/latest", headers=headers)
+    built = {"host", "accept", "accept-encoding", "user-agent", "x-request-id"}
+    assert registry.requests != []
     for recorded in registry.requests:
-        assert {name.lower() for name in recorded.headers} <= {"host", "accept", "accept-encoding", "user-agent"}
+        assert {name.lower() for name in recorded.headers} <= built
+        assert recorded.headers["X-Request-Id"] != "evil"
         assert recorded.headers["Accept-Encoding"] == "identity"
         assert recorded.headers["User-Agent"].startswith("mirror/")
