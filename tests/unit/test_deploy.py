@@ -77,22 +77,6 @@ def test_the_nodes_are_told_the_port_that_the_service_has() -> None:
     assert list(hosts) == [f"http://127.0.0.1:{pulls['spec']['ports'][0]['nodePort']}"]
 
 
-def test_the_chart_makes_the_same_kinds_and_uses_no_value_that_is_not_there() -> None:
-    chart = _DEPLOY / "helm" / "mirror"
-    (values,) = documents(chart / "values.yaml")
-    templates = {page.name: page.read_text() for page in (chart / "templates").iterdir()}
-    for name, text in templates.items():
-        for path in re.findall(r"\.Values\.([A-Za-z.]+)", text):
-            found: Any = values
-            for part in path.split("."):
-                assert part in found, f"{name}: {path}"
-                found = found[part]
-    kinds = set(re.findall(r"^kind: (\w+)$", "\n".join(templates.values()), re.MULTILINE))
-    own = {document["kind"] for _, document in manifests()} - {"Kustomization", "Namespace", "DaemonSet"}
-    assert kinds == own | {"ConfigMap"}
-    tomllib.loads(values["config"])
-
-
 def test_compose_understands_its_file() -> None:
     page = _DEPLOY / "compose" / "compose.yaml"
     command: list[str | Path] = ["docker-compose", "--file", page, "config"]
