@@ -192,7 +192,9 @@ def _buildkit(url: MirrorUrl, upstreams: Iterable[str]) -> str:
 
 
 def _k3s(url: MirrorUrl, upstreams: Iterable[str]) -> str:
-    entries = (f"  {_quoted(name)}:\n    endpoint: [{_quoted(url.text)}]" for name in upstreams)
+    """A path is taken for the whole path: k3s puts /v2 only where there is none."""
+    endpoint = _quoted(f"{url.text}/v2" if url.path else url.text)
+    entries = (f"  {_quoted(name)}:\n    endpoint: [{endpoint}]" for name in upstreams)
     return "\n".join(("mirrors:", *entries))
 
 

@@ -8,8 +8,10 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+import yaml
 
 from tests.support.clients import Client, Containerd, Dockerd, Podman, Skopeo
 from tests.support.images import docker_list
@@ -69,6 +71,30 @@ def _containerd(host: str, url: str) -> Containerd:
     return daemon
 
 
+def _k3s(host: str, url: str) -> Containerd:
+    """Do with ``registries.yaml`` what k3s does: it writes containerd's files.
+
+    Source: https://github.com/k3s-io/k3s/blob/v1.34.1%2Bk3s1/pkg/agent/containerd/config.go
+    """
+    daemon = Containerd(host)
+    file = yaml.safe_load(printed("k3s", url))
+    assert file.keys() == {"mirrors"}
+    for name, mirror in file["mirrors"].items():
+        assert mirror.keys() == {"endpoint"}
+        tables = "".join(map(_host_of_k3s, mirror["endpoint"]))
+        daemon.write(f"hosts/{name}/hosts.toml", f'server = "https://{name}/v2"\n{tables}')
+    return daemon
+
+
+def _host_of_k3s(endpoint: str) -> str:
+    """Take a path for the whole of the path, as k3s does, unless it is the usual one."""
+    path = urlsplit(endpoint).path
+    is_usual = path in {"", "/", "/v2"}
+    whole = endpoint.removesuffix(path) + "/v2" if is_usual else endpoint
+    override = "" if is_usual else "  override_path = true\n"
+    return f'[host."{whole}"]\n  capabilities = ["pull", "resolve"]\n{override}'
+
+
 def _podman(host: str, url: str) -> Podman:
     client = Podman(host)
     client.write("registries.conf", printed("podman", url))
@@ -82,7 +108,9 @@ def _skopeo(host: str, url: str) -> Skopeo:
 
 
 @pytest.fixture(
-    scope="module", params=[_docker, _gitlab_runner, _containerd, _podman, _skopeo], ids=lambda make: make.__name__[1:]
+    scope="module",
+    params=[_docker, _gitlab_runner, _containerd, _k3s, _podman, _skopeo],
+    ids=lambda make: make.__name__[1:],
 )
 def configured(request: pytest.FixtureRequest, mirror_host: str) -> Iterator[Client]:
     make: Callable[[str, str], Client] = request.param
@@ -107,3 +135,23 @@ def test_with_another_default_upstream_docker_is_given_a_path(tmp_path: Path) ->
     config.write_text('[upstreams."docker.io"]\ndefault = false\n[upstreams."ghcr.io"]\ndefault = true\n')
     settings = json.loads(printed("docker", "https://mirror.test", config))
     assert settings == {"registry-mirrors": ["https://mirror.test/docker.io"]}
+
+
+def test_k3s_behind_a_path_of_a_proxy_asks_below_that_path(
+    mirror_host: str, upstreams: Mapping[str, RegistryProcess], mirror: MirrorProcess, seed: int
+) -> None:
+    index = docker_list(2000 + seed)
+    upstreams["docker.io"].add("owner/app", "1", index)
+    with _k3s(mirror_host, f"http://{mirror_host}/docker.io") as client:
+        assert client.pull("docker.io/owner/app:1") in {image.config.digest for image in index.images}
+
+
+def test_buildkit_is_given_keys_that_it_knows() -> None:
+    """There is no buildkitd here; an unknown key would go unnoticed there.
+
+    Source: https://github.com/moby/buildkit/blob/v0.25.1/docs/buildkitd.toml.md
+    """
+    registries = tomllib.loads(printed("buildkit", "http://mirror.test:5000/path"))["registry"]
+    assert registries.pop("mirror.test:5000") == {"http": True}
+    assert {"docker.io", "ghcr.io"} <= registries.keys()
+    assert all(registry == {"mirrors": ["mirror.test:5000/path"]} for registry in registries.values())

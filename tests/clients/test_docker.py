@@ -43,3 +43,24 @@ def test_compose_pulls_a_file_of_three_images(
 
     for service, (_, _, index) in services.items():
         assert dockerd.config_digest(names[service]) == index.image(ARCHITECTURE).config.digest
+
+
+def test_what_buildkit_builds_on_comes_through_the_mirror(
+    dockerd: Dockerd, upstreams: Mapping[str, RegistryProcess], mirror: MirrorProcess, seed: int
+) -> None:
+    """BuildKit fetches by itself: by containerd's resolver, with the mirrors of ``daemon.json``."""
+    base = docker_list(seed)
+    upstreams["docker.io"].add("library/base", "1", base)
+    dockerfile = dockerd.write("build/Dockerfile", "FROM base:1\nCOPY Dockerfile /Dockerfile\n")
+
+    told = dockerd.build("built:1", dockerfile.parent)
+
+    assert "load metadata for docker.io/library/base:1" in told  # Docker's old builder knows no metadata
+    image = base.image(ARCHITECTURE)
+    fetched = {image.digest, *(part.digest for part in (image.config, *image.layers))}
+    served = [event for event in mirror.events() if event.get("repository") == "library/base"]
+    assert {event["reference"] for event in served} == {"1", base.digest, *fetched}
+    assert {event["status"] for event in served} == {200}
+    requests = [request for request in upstreams["docker.io"].requests if request.repository == "library/base"]
+    assert {request.reference for request in requests} == {"1", base.digest, *fetched}
+    assert all(request.headers["user-agent"].startswith("mirror/") for request in requests)

@@ -233,6 +233,11 @@ class Dockerd(Daemon):
         """
         return self.run("docker", "image", "inspect", "--format", "{{.Id}}", image).stdout.strip()
 
+    def build(self, image: str, folder: Path) -> str:
+        """Build an image by BuildKit, and return what it told of each step."""
+        options = ("--progress", "plain", "--tag", image)
+        return self.run("env", "DOCKER_BUILDKIT=1", "docker", "build", *options, folder).stderr
+
     def search(self, term: str) -> list[str]:
         """Return the names that ``docker search`` prints."""
         return self.run("docker", "search", "--format", "{{.Name}}", term).stdout.split()
