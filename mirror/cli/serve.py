@@ -27,7 +27,7 @@ from mirror.config.settings import DOCKER_HUB
 from mirror.errors import MirrorError
 from mirror.storage.files import Layout
 from mirror.storage.leftovers import remove_temporary_files_of
-from mirror.telemetry import logs
+from mirror.telemetry import logs, traces
 
 if TYPE_CHECKING:
     import argparse
@@ -99,15 +99,16 @@ async def _serve(settings: Settings, doors: Doors) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(signum, signals.put_nowait, signum)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
-    with counting() as counters:
-        async with Generations(doors, counters) as generations:
-            await generations.begin(settings)
-            systemd.say_ready()
-            while await signals.get() is signal.SIGHUP:
-                systemd.say_reloading()
-                await _reload(settings, generations)
+    async with traces.tracing(os.environ) as tracer:
+        with counting(tracer=tracer) as counters:
+            async with Generations(doors, counters) as generations:
+                await generations.begin(settings)
                 systemd.say_ready()
-            systemd.say_stopping()
+                while await signals.get() is signal.SIGHUP:
+                    systemd.say_reloading()
+                    await _reload(settings, generations)
+                    systemd.say_ready()
+                systemd.say_stopping()
     log.info("server.stopped")
 
 

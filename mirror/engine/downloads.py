@@ -6,24 +6,34 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from mirror.engine.download import Download
+from mirror.errors import MirrorError
 from mirror.figures import Transfer
+from mirror.ports import UNTRACED
 
 if TYPE_CHECKING:
     from mirror.concurrency.supervisor import Supervisor
     from mirror.engine.source import Source
     from mirror.oci.digest import Digest
-    from mirror.ports import BlobStore, DownloadObserver, Room
+    from mirror.ports import BlobStore, DownloadObserver, Room, Tracer
 
 
 class Downloads:
     """Starts downloads and lets everybody else join them."""
 
-    def __init__(self, store: BlobStore, room: Room, supervisor: Supervisor, observer: DownloadObserver) -> None:
+    def __init__(
+        self,
+        store: BlobStore,
+        room: Room,
+        supervisor: Supervisor,
+        observer: DownloadObserver,
+        tracer: Tracer = UNTRACED,
+    ) -> None:
         """Join the parts."""
         self._store = store
         self._room = room
         self._supervisor = supervisor
         self._observer = observer
+        self._tracer = tracer
         self._running: dict[Digest, Download] = {}
         self._ended = asyncio.Event()
 
@@ -63,9 +73,25 @@ class Downloads:
 
     async def _run(self, download: Download) -> None:
         try:
-            await download.run()
+            await self._run_traced(download)
         finally:
             if self._running.get(download.digest) is download:
                 del self._running[download.digest]
             self._ended.set()
             self._ended = asyncio.Event()
+
+    async def _run_traced(self, download: Download) -> None:
+        source = download.source
+        facts = {
+            "mirror.upstream": source.upstream.name,
+            "mirror.repository": source.repository.name,
+            "mirror.reference": str(download.digest),
+        }
+        with self._tracer.span("download", facts) as span:
+            try:
+                await download.run()
+            except MirrorError as error:
+                span.fail(str(error))
+                raise
+            finally:
+                span.describe({"mirror.size_bytes": download.size_bytes})

@@ -19,9 +19,11 @@ from mirror.ports.blobs import BlobStore, Body, Bytes, Claim, Origin, Part, Part
 from mirror.ports.clock import Clock
 from mirror.ports.facts import Held, Index, Locks, Memory, Notes
 from mirror.ports.observers import DamageObserver, DownloadObserver, EvictionObserver, UpstreamObserver
+from mirror.ports.tracer import UNTRACED, Role, Span, Tracer
 from mirror.ports.upstream import BlobStream, Sink, Upstream, UpstreamState
 
 __all__ = [
+    "UNTRACED",
     "Accounts",
     "BlobStore",
     "BlobStream",
@@ -46,13 +48,16 @@ __all__ = [
     "Record",
     "Records",
     "Removal",
+    "Role",
     "Room",
     "Shelves",
     "Sink",
     "Space",
+    "Span",
     "StoredBlob",
     "StoredFile",
     "Totals",
+    "Tracer",
     "Underway",
     "Upstream",
     "UpstreamObserver",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
@@ -11,6 +12,7 @@ from yarl import URL
 
 from mirror import __version__
 from mirror.errors import ConfigError, UpstreamInvalid
+from mirror.ports import UNTRACED, Role
 from mirror.upstream.addresses import AddressRefused, Surroundings, is_public
 
 if TYPE_CHECKING:
@@ -21,11 +23,13 @@ if TYPE_CHECKING:
     from aiohttp.abc import AbstractResolver
 
     from mirror.config import UpstreamConfig
+    from mirror.ports import Tracer
     from mirror.upstream.addresses import AddressRule
 
 log = structlog.get_logger(__name__)
 
 _HEADER_LIMIT_BYTES = 64 * 1024  # signed redirects and tokens are longer than aiohttp's 8190
+_FIRST_ERROR = 400
 _READ_BUFFER_BYTES = 256 * 1024  # aiohttp holds twice as much at most, which is lost when a transfer breaks
 
 
@@ -42,11 +46,13 @@ class Sessions:
         *,
         is_public: AddressRule = is_public,
         make_resolver: Callable[[], AbstractResolver] = aiohttp.DefaultResolver,
+        tracer: Tracer = UNTRACED,
     ) -> None:
         """Take an upstream's limits and who looks names up; nothing is opened before ``async with``."""
         self._config = config
         self._is_public = is_public
         self._make_resolver = make_resolver
+        self._tracer = tracer
         self._configured = {URL(endpoint).origin() for endpoint in config.endpoints}
         self._surroundings: Surroundings | None = None
         self._session: aiohttp.ClientSession | None = None
@@ -75,7 +81,7 @@ class Sessions:
         """
         session = self._leading_to(url, named_by)
         try:
-            return await session.request(method, url, headers=headers, data=form, allow_redirects=False)
+            return await self._ask(session, method, url, dict(headers or {}), form)
         except aiohttp.ClientConnectorError as error:
             if not isinstance(error.os_error, AddressRefused):
                 raise
@@ -83,6 +89,50 @@ class Sessions:
             log.warning("upstream.address_refused", upstream=name, host=url.host, named_by=named_by.host)
             message = f"{name} leads to {url.host}, which has no public address; redirect_networks would allow it"
             raise UpstreamInvalid(message, upstream=name) from error
+
+    async def request_outside(self, url: URL) -> aiohttp.ClientResponse:
+        """Ask a service beside the registry that the configuration names; never redirected.
+
+        Raises:
+            aiohttp.ClientError, OSError: no answer.
+        """
+        return await self._ask(self.current, "GET", url, {}, None)
+
+    async def _ask(
+        self,
+        session: aiohttp.ClientSession,
+        method: str,
+        url: URL,
+        headers: dict[str, str],
+        form: Mapping[str, str] | None,
+    ) -> aiohttp.ClientResponse:
+        """Send one request and trace it, saying no more of its address than the host: the rest may hold a secret."""
+        facts = {
+            "mirror.upstream": self._config.name,
+            "http.request.method": method,
+            "server.address": url.host,
+            "server.port": url.port,
+        }
+        with self._tracer.span(method, facts, role=Role.CLIENT) as span:
+            if self._may_know_of_traces(url):
+                span.carry(headers)
+            try:
+                response = await session.request(method, url, headers=headers, data=form, allow_redirects=False)
+            except BaseException as error:
+                span.fail(type(error).__name__)
+                raise
+            span.describe({"http.response.status_code": response.status})
+            if response.status >= _FIRST_ERROR and response.status != HTTPStatus.UNAUTHORIZED:
+                span.fail(f"answered {response.status}")
+            return response
+
+    def _may_know_of_traces(self, url: URL) -> bool:
+        """Tell whether a host may be told which trace a request is of: only an operator's own has a use for it.
+
+        To a public registry it would say which of its requests, and whose, belong together.
+        """
+        assert self._surroundings is not None, "used outside of its `async with`"  # noqa: S101 - a mistake of ours
+        return url.origin() in self._configured and self._surroundings.is_inside(url)
 
     def _leading_to(self, url: URL, named_by: URL) -> aiohttp.ClientSession:
         """Choose by who named it; an endpoint may name itself, and the configuration whom it trusts with tokens."""

@@ -135,7 +135,7 @@ class Transport:
         call = Call(method="GET", path=url.path, repository="", kind=kind)
         try:
             async with asyncio.timeout(self._endpoints.patience_seconds_outside):
-                response = await self._sessions.current.get(url.with_query(query), allow_redirects=False)
+                response = await self._sessions.request_outside(url.with_query(query))
             code = str(response.status)
         except (aiohttp.ClientError, OSError) as error:  # a TimeoutError is an OSError
             raise self._unreachable(url, error) from error

@@ -20,8 +20,10 @@ from aiohttp.http import SERVER_SOFTWARE, HttpVersion11
 from mirror.engine.answers import ManifestAnswer
 from mirror.http.cache_status import Outcome
 from mirror.oci.requests import ManifestRequest
+from mirror.ports import UNTRACED
 from mirror.web.exchange import Exchange, RepeatedExchange, new_request_id
 from mirror.web.headers import manifest_headers
+from mirror.web.tracing import TracedRepeatedExchange
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from mirror.engine.pull import PullThrough
     from mirror.oci.descriptor import Descriptor
     from mirror.oci.reference import Reference, Repository
-    from mirror.ports import Upstream
+    from mirror.ports import Tracer, Upstream
     from mirror.web.exchange import RequestObserver
     from mirror.web.gate import Gate, Pass
     from mirror.web.routes import Route
@@ -71,11 +73,14 @@ class _KnownRequest:
 class HotRequests:
     """Recognises requests by their bytes, and answers those whose manifest is in memory."""
 
-    def __init__(self, pull: PullThrough, observer: RequestObserver, gate: Gate | None) -> None:
+    def __init__(
+        self, pull: PullThrough, observer: RequestObserver, gate: Gate | None, tracer: Tracer = UNTRACED
+    ) -> None:
         """Join the parts."""
         self._pull = pull
         self._observer = observer
         self._gate = gate
+        self._tracer = tracer
         self._known: dict[bytes, _KnownRequest] = {}
 
     def __len__(self) -> int:
@@ -95,6 +100,7 @@ class HotRequests:
             or request.version != HttpVersion11
             or not request.keep_alive
             or "If-None-Match" in request.headers
+            or (self._tracer is not UNTRACED and "traceparent" in request.headers)
         ):
             return
         while len(self._known) >= _MOST_REQUESTS:
@@ -159,5 +165,10 @@ class HotRequests:
             date=date,
             before_id=before_id,
             after_id=after_id,
-            exchange=RepeatedExchange(exchange, self._observer),
+            exchange=self._repeated(exchange),
         )
+
+    def _repeated(self, exchange: Exchange) -> RepeatedExchange:
+        if self._tracer is UNTRACED:
+            return RepeatedExchange(exchange, self._observer)
+        return TracedRepeatedExchange(exchange, self._observer, self._tracer)

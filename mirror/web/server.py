@@ -19,17 +19,20 @@ from mirror.errors import MirrorError, NameUnknown, Unsupported
 from mirror.http.cache_status import Outcome
 from mirror.http.networks import UNIX
 from mirror.oci.error_codes import ErrorCode, error_body
+from mirror.ports import UNTRACED
 from mirror.web import errors
 from mirror.web.admin import ADMIN_PREFIX
 from mirror.web.exchange import CLIENT_LEFT, Exchange
 from mirror.web.headers import API_VERSION
 from mirror.web.ops import OPS_PATHS, PROBES
 from mirror.web.routes import read_target
+from mirror.web.tracing import traced
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
     from contextlib import AbstractContextManager
 
+    from mirror.ports import Tracer
     from mirror.web.admin import AdminHandler
     from mirror.web.clients import Client
     from mirror.web.entrance import Entrance
@@ -63,6 +66,7 @@ class Handler:
         *,
         ops_paths: AbstractSet[str] = OPS_PATHS,
         admin: AdminHandler | None = None,
+        tracer: Tracer = UNTRACED,
     ) -> None:
         """Join the parts; without ``pull`` there is no registry here, only what ``ops`` answers at ``ops_paths``.
 
@@ -75,12 +79,19 @@ class Handler:
         self._observer = observer
         self._ops_paths = ops_paths
         self.entrance = entrance
+        self._tracer = tracer
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; errors become the protocol's JSON."""
         client = self.entrance.clients.of(request)
         exchange = Exchange(request.method, client.address)
         request_id.set(exchange.request_id)
+        if self._tracer is UNTRACED:
+            return await self._finish(request, exchange, client)
+        with traced(self._tracer, request, exchange):
+            return await self._finish(request, exchange, client)
+
+    async def _finish(self, request: web.BaseRequest, exchange: Exchange, client: Client) -> web.StreamResponse:
         try:
             response = await self._answer(request, exchange, client)
         except (ConnectionError, asyncio.CancelledError):

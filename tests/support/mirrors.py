@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry
 
 from mirror.app import counting, prepare_store, running
 from mirror.config import Config, load
+from mirror.ports import UNTRACED, Tracer
 from mirror.upstream.addresses import is_public
 from mirror.web.doors import Doors
 from mirror.web.htpasswd import Htpasswd
@@ -66,6 +67,7 @@ async def running_mirror(
     environ: Mapping[str, str] | None = None,
     *,
     public: str | None = None,
+    tracer: Tracer = UNTRACED,
 ) -> AsyncIterator[RunningMirror]:
     """Run a mirror on a free port in this loop; it takes ``public``, one of loopback's addresses, for a public one."""
     config = await asyncio.to_thread(configure, folder, overrides, environ)
@@ -75,7 +77,7 @@ async def running_mirror(
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         htpasswd = await asyncio.to_thread(Htpasswd.of, config.access)
-        with counting(clock.now) as counters:
+        with counting(clock.now, tracer) as counters:
             doors = Doors(pulls=[listening])
             async with running(config, doors, counters, htpasswd=htpasswd, clock=clock.now, is_public=rule):
                 yield RunningMirror(

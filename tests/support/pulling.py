@@ -14,6 +14,7 @@ import aiohttp
 from multidict import CIMultiDictProxy
 from yarl import URL
 
+from mirror.ports import UNTRACED, Tracer
 from tests.support.images import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Image
 from tests.support.mirrors import RunningMirror, running_mirror
 
@@ -95,10 +96,11 @@ async def mirror_client(
     environ: Mapping[str, str] | None = None,
     *,
     public: str | None = None,
+    tracer: Tracer = UNTRACED,
 ) -> AsyncIterator[MirrorClient]:
     """Run a mirror on a folder, and ask it."""
     async with (
-        running_mirror(folder, overrides, environ, public=public) as mirror,
+        running_mirror(folder, overrides, environ, public=public, tracer=tracer) as mirror,
         aiohttp.ClientSession(
             auto_decompress=False, connector=aiohttp.TCPConnector(limit=0), skip_auto_headers=("Accept-Encoding",)
         ) as session,
