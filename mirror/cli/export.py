@@ -13,11 +13,12 @@ from typing import IO, TYPE_CHECKING
 
 from mirror.cli.images import add_image_options, read_images, read_platforms
 from mirror.cli.options import add_cache_options, load_cache_config
-from mirror.cli.progress import Progress, format_bytes
+from mirror.cli.progress import Progress
 from mirror.engine.stored_images import StoredImages
 from mirror.errors import NotStored, StorageError, UsageError
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.layout import render_index
+from mirror.sizes import format_bytes
 from mirror.storage.archive import write_archive
 from mirror.storage.blobs import FileBlobStore
 from mirror.storage.files import Layout

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 from mirror.cli.export import describe
 from mirror.cli.images import image_names
 from mirror.cli.options import add_cache_options, become_owner, load_cache_config
-from mirror.cli.progress import Progress, format_bytes
+from mirror.cli.progress import Progress
 from mirror.engine.admission import Admission, BroughtImages
 from mirror.errors import ArchiveInvalid, InvalidRequest, MirrorError, StorageError, UsageError, quote
 from mirror.oci.digest import Digest
 from mirror.oci.image_name import ImageName
 from mirror.oci.layout import INDEX_LIMIT_BYTES, INDEX_NAME, MARKER_NAME, check_marker, read_blob_name, read_index
+from mirror.sizes import format_bytes
 from mirror.storage.archive import read_archive
 from mirror.storage.arrivals import Arrivals
 from mirror.storage.files import Layout

@@ -8,16 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _STEP = 1024
-
-
-def format_bytes(size_bytes: float) -> str:
-    """Write a size for people: ``1.5 GiB``."""
-    value, unit = float(size_bytes), 0
-    while value >= _STEP and unit < len(_UNITS) - 1:
-        value, unit = value / _STEP, unit + 1
-    return f"{value:.0f} {_UNITS[unit]}" if unit == 0 else f"{value:.1f} {_UNITS[unit]}"
 
 
 class Progress:

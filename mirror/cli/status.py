@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from mirror.cli.control import Control
 from mirror.cli.options import add_cache_options, load_cache_config
-from mirror.cli.progress import format_bytes
 from mirror.cli.tables import coloured, format_seconds, format_table
+from mirror.sizes import format_bytes
 from mirror.telemetry import logs
 
 if TYPE_CHECKING:

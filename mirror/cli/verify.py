@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from mirror.cli.options import add_cache_options, load_cache_config
-from mirror.cli.progress import Progress, format_bytes
+from mirror.cli.progress import Progress
 from mirror.errors import NotStored
+from mirror.sizes import format_bytes
 from mirror.storage.check import Check
 from mirror.storage.files import Layout
 from mirror.storage.records import LinkRecords

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from mirror.cli.control import Control
 from mirror.cli.images import add_image_options, read_images, read_platforms
 from mirror.cli.options import add_cache_options, become_owner, load_cache_config
-from mirror.cli.progress import Progress, format_bytes
+from mirror.cli.progress import Progress
 from mirror.cli.sockets import Listening
+from mirror.sizes import format_bytes
 from mirror.telemetry import logs
 
 if TYPE_CHECKING:

@@ -11,23 +11,6 @@ NOW = 1_700_000_000.0
 
 
 @pytest.mark.parametrize(
-    ("size_bytes", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1.00 kB"),
-        (999_499, "999 kB"),
-        (999_500, "1.00 MB"),
-        (9_995_001, "10.0 MB"),
-        (123_456_789_012, "123 GB"),
-        (10**18, "1000 PB"),
-    ],
-)
-def test_sizes_have_three_digits_that_count(size_bytes: int, text: str) -> None:
-    assert words.size(size_bytes) == text
-
-
-@pytest.mark.parametrize(
     ("value", "text"),
     [(None, "none yet"), (0.0, "0 %"), (0.0001, "0.1 %"), (0.874, "87 %"), (0.9999, "99.9 %"), (1.0, "100 %")],
 )

@@ -7,6 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING, Final
 
 from mirror.figures import Traffic
+from mirror.sizes import format_bytes
 from mirror.web.page import words
 
 if TYPE_CHECKING:
@@ -54,9 +55,9 @@ def render(scale: Scale, spans: Sequence[Span], now: float) -> str:
         f'<svg role="img" aria-label="{escape(said)}" viewBox="0 0 {width} {_HEIGHT}" preserveAspectRatio="none">'
         f'<path class="grid" d="M0 0H{width}M0 50H{width}M0 100H{width}"/>'
         f'<path class="hit" d="{_hits(columns)}"/><path class="miss" d="{_misses(columns)}"/></svg></div>'
-        f'<div class="plot volume"><div class="axis" aria-hidden="true"><span>{words.size(peak)}</span>'
+        f'<div class="plot volume"><div class="axis" aria-hidden="true"><span>{format_bytes(peak)}</span>'
         f"<span>0 B</span></div>"
-        f'<svg role="img" aria-label="At most {words.size(peak)} were sent in {scale.unit}" '
+        f'<svg role="img" aria-label="At most {format_bytes(peak)} were sent in {scale.unit}" '
         f'viewBox="0 0 {width} {_VOLUME_HEIGHT}" preserveAspectRatio="none">'
         f'<path class="sent" d="{_volumes(columns, peak)}"/></svg></div>'
         f'<div class="ends" aria-hidden="true"><span>{scale.title} ago</span><span>now</span></div>'

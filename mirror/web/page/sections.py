@@ -6,6 +6,7 @@ import math
 from html import escape
 from typing import TYPE_CHECKING, Final
 
+from mirror.sizes import format_bytes
 from mirror.web.page import words
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ def _tile(title: str, value: str, *notes: str) -> str:
 
 
 def _saved(title: str, traffic: Traffic) -> str:
-    note = f"{words.size(traffic.sent_bytes)} sent, {words.size(traffic.fetched_bytes)} fetched"
-    return _tile(title, words.size(traffic.saved_bytes), note)
+    note = f"{format_bytes(traffic.sent_bytes)} sent, {format_bytes(traffic.fetched_bytes)} fetched"
+    return _tile(title, format_bytes(traffic.saved_bytes), note)
 
 
 def _rate(title: str, traffic: Traffic) -> str:
@@ -64,10 +65,10 @@ def _stored(overview: Overview) -> str:
     notes = [f"{words.number(objects)} manifests and blobs"]
     if limit_bytes:
         notes.append(
-            f"of at most {words.size(limit_bytes)} "
+            f"of at most {format_bytes(limit_bytes)} "
             f'<meter min="0" max="{limit_bytes}" value="{totals.size_bytes}" aria-label="Stored"></meter>'
         )
-    return _tile("Stored", words.size(totals.size_bytes), *notes)
+    return _tile("Stored", format_bytes(totals.size_bytes), *notes)
 
 
 def downloads(overview: Overview) -> str:
@@ -80,9 +81,9 @@ def downloads(overview: Overview) -> str:
 def _download(transfer: Transfer) -> str:
     digest = transfer.digest.partition(":")[2][:_SHOWN_DIGITS]
     bounds = "" if transfer.size_bytes is None else f' max="{transfer.size_bytes}" value="{transfer.done_bytes}"'
-    whole = "" if transfer.size_bytes is None else f" of {words.size(transfer.size_bytes)}"
+    whole = "" if transfer.size_bytes is None else f" of {format_bytes(transfer.size_bytes)}"
     clients = "no client waits" if not transfer.followers else _counted(transfer.followers, "client")
-    facts = [f"{words.size(transfer.done_bytes)}{whole}", *_pace(transfer), clients]
+    facts = [f"{format_bytes(transfer.done_bytes)}{whole}", *_pace(transfer), clients]
     name = f"{transfer.repository} {digest}"
     return (
         f'<li><span class="name">{escape(transfer.repository)} <code>{escape(digest)}</code></span>'
@@ -94,7 +95,7 @@ def _download(transfer: Transfer) -> str:
 def _pace(transfer: Transfer) -> list[str]:
     if transfer.bytes_per_second <= 0:
         return []
-    pace = [f"{words.size(transfer.bytes_per_second)}/s"]
+    pace = [f"{format_bytes(transfer.bytes_per_second)}/s"]
     if transfer.size_bytes is not None:
         left_seconds = (transfer.size_bytes - transfer.done_bytes) / transfer.bytes_per_second
         pace.append(f"{words.duration(math.ceil(left_seconds))} left")
@@ -142,7 +143,7 @@ def _limit_of(upstream: UpstreamState) -> tuple[str, str]:
 def most_pulled(overview: Overview) -> str:
     """List the repositories that were asked for most."""
     rows = [
-        [(one.repository, ""), (words.number(one.pulls), "figure"), (words.size(one.sent_bytes), "figure")]
+        [(one.repository, ""), (words.number(one.pulls), "figure"), (format_bytes(one.sent_bytes), "figure")]
         for one in overview.history.most_pulled
     ]
     return _table(("Repository", "Pulls", "Sent"), rows) if rows else '<p class="none">Nothing was pulled yet.</p>'
@@ -150,7 +151,7 @@ def most_pulled(overview: Overview) -> str:
 
 def largest(overview: Overview) -> str:
     """List the repositories that hold most."""
-    rows = [[(one.repository, ""), (words.size(one.size_bytes), "figure")] for one in overview.largest]
+    rows = [[(one.repository, ""), (format_bytes(one.size_bytes), "figure")] for one in overview.largest]
     return _table(("Repository", "Size"), rows) if rows else '<p class="none">Nothing is stored yet.</p>'
 
 

@@ -6,24 +6,10 @@ import time
 from html import escape
 from typing import Final
 
-_THOUSAND: Final = 1000
-_UNITS: Final = ("kB", "MB", "GB", "TB", "PB")
 _LEAST_SHARE: Final = 0.001
 _MINUTE_SECONDS: Final = 60
 _HOUR_SECONDS: Final = 3600
 _DAY_SECONDS: Final = 86400
-
-
-def size(size_bytes: float) -> str:
-    """Write ``1.23 GB``: three digits that count, in powers of 1000 as Docker writes sizes."""
-    if size_bytes < _THOUSAND:
-        return f"{size_bytes:.0f} B"
-    power = 1
-    while size_bytes / _THOUSAND**power >= _THOUSAND - 0.5 and power < len(_UNITS):
-        power += 1
-    value = size_bytes / _THOUSAND**power
-    decimals = 2 if value < 9.995 else 1 if value < 99.95 else 0  # noqa: PLR2004 - where rounding adds a digit
-    return f"{value:.{decimals}f} {_UNITS[power - 1]}"
 
 
 def number(value: int) -> str:
