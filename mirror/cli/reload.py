@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
@@ -20,8 +22,27 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Usable:
+    """A configuration, and what was read of the files that it names."""
+
+    config: Config
+    tls: ServerTls | None
+    htpasswd: Htpasswd | None
+
+    @classmethod
+    def of(cls, config: Config) -> _Usable:
+        """Read the files.
+
+        Raises:
+            ConfigError: the certificate, passwords or token that it names cannot be used.
+        """
+        AdminToken.check(config.access)
+        return cls(config, ServerTls.of(config.server), Htpasswd.of(config.access))
+
+
 class Settings:
-    """What was read last and can be used."""
+    """What was read last and can be used; what was used before it, until it is."""
 
     def __init__(self, read: Callable[[], Config]) -> None:
         """Read it.
@@ -30,22 +51,44 @@ class Settings:
             ConfigError: it, or the certificate or passwords that it names, cannot be used.
         """
         self._read = read
-        self.config = read()
-        self.tls = ServerTls.of(self.config.server)
-        self.htpasswd = Htpasswd.of(self.config.access)
-        AdminToken.check(self.config.access)
+        self._now = self._before = _Usable.of(read())
+        self._is_rejected = mmap.mmap(-1, 1)  # shared with the workers that are forked
+
+    @property
+    def config(self) -> Config:
+        """The configuration itself."""
+        return self._now.config
+
+    @property
+    def tls(self) -> ServerTls | None:
+        """The certificate that it names."""
+        return self._now.tls
+
+    @property
+    def htpasswd(self) -> Htpasswd | None:
+        """The passwords that it names."""
+        return self._now.htpasswd
 
     def reload(self) -> bool:
         """Read it again; return whether it can be used, and log what is different or what is wrong with it."""
         try:
             changes = compare(self.config, self._read())
-            tls, htpasswd = ServerTls.of(changes.config.server), Htpasswd.of(changes.config.access)
-            AdminToken.check(changes.config.access)
+            read = _Usable.of(changes.config)
         except ConfigError as error:
             log.error("config.rejected", error=str(error))
             return False
-        self.config, self.tls, self.htpasswd = changes.config, tls, htpasswd
+        self._before, self._now = self._now, read
         log.info("config.reloaded", changed=list(changes.taken_up))
         if changes.needing_restart:
             log.warning("config.restart_needed", keys=list(changes.needing_restart))
         return True
+
+    def go_back(self) -> None:
+        """Forget what was read last, with which no mirror could begin; have the supervisor forget it too."""
+        self._now = self._before
+        self._is_rejected[0] = 1
+
+    def settle(self) -> None:
+        """Forget it where a worker had to: workers alone begin mirrors, and by these settings others take their places."""
+        if self._is_rejected[0]:
+            self._now, self._is_rejected[0] = self._before, 0

@@ -117,6 +117,7 @@ async def _reload(settings: Settings, generations: Generations) -> None:
         try:
             await generations.begin(settings)
         except (MirrorError, OSError) as error:
+            settings.go_back()
             log.error("config.rejected", error=str(error))
 
 
@@ -126,6 +127,7 @@ def _run_workers(settings: Settings, listening: Listening, count: int) -> int:
 
     def reload() -> bool:
         systemd.say_reloading()
+        settings.settle()
         can_be_used = settings.reload()
         systemd.say_ready()
         return can_be_used
@@ -138,6 +140,7 @@ def _run_workers(settings: Settings, listening: Listening, count: int) -> int:
         asyncio.run(_serve(settings, listening.of_worker(slot)))
 
     def died(slot: int, process: int) -> None:
+        settings.settle()
         mark_process_dead(slot)  # type: ignore[no-untyped-call]
         remove_temporary_files_of(Layout(settings.config.cache.dir), process)
 

@@ -160,3 +160,25 @@ def test_a_kept_connection_is_answered_before_and_after(mirror: MirrorProcess, r
 def _is_closed(connection: HTTPConnection) -> bool:
     """Tell whether the other side has closed: there is something to read, where nothing was asked."""
     return bool(select.select([connection.sock], [], [], 0)[0])
+
+
+def test_one_that_no_mirror_can_begin_with_leaves_no_trace(mirror: MirrorProcess, registry: RegistryProcess) -> None:
+    """Nor does a worker use it that takes another's place later."""
+    part = blob(1000, 8)
+    registry.add_blob(NAME, part)
+    (mirror.folder / "no.pem").write_text("no certificate")
+    before = (mirror.folder / "mirror.toml").read_text()
+    reload(mirror, extra=f'ca_file = "{mirror.folder}/no.pem"\n')
+    rejected = wait_for(mirror, "config.rejected", mirror.workers)
+    assert all("ca_file: cannot use" in str(event["error"]) for event in rejected)
+
+    if mirror.workers > 1:
+        os.kill(mirror.worker_pids[0], signal.SIGKILL)
+        wait_for(mirror, "worker.died", 1)
+    assert {mirror.request(path_of(part)).status for _ in range(20)} == {200}
+    assert events(mirror, "worker.failed") == []
+
+    known = len(events(mirror, "config.reloaded"))
+    reload(mirror, text=before + '[cache]\nnegative_ttl = "1s"\n')
+    taken_up = wait_for(mirror, "config.reloaded", known + mirror.workers + (mirror.workers > 1))[known:]
+    assert {tuple(event["changed"]) for event in taken_up} == {("cache.negative_ttl",)}  # type: ignore[arg-type]  # JSON
