@@ -89,6 +89,6 @@ class Settings:
         self._is_rejected[0] = 1
 
     def settle(self) -> None:
-        """Forget it where a worker had to: workers alone begin mirrors, and by these settings others take their places."""
+        """Forget it where a worker had to; for the supervisor, by whose settings others take the place of workers."""
         if self._is_rejected[0]:
             self._now, self._is_rejected[0] = self._before, 0
