@@ -36,6 +36,7 @@ from mirror.engine.upkeep import Upkeep
 from mirror.engine.usage import Usage
 from mirror.engine.verification import Verification
 from mirror.errors import MirrorError
+from mirror.figures import Since
 from mirror.policy import Bounds, TagLifetime
 from mirror.ports import UNTRACED
 from mirror.storage.blobs import FileBlobStore
@@ -126,6 +127,7 @@ async def running(
     *,
     tls: ServerTls | None = None,
     htpasswd: Htpasswd | None = None,
+    since: Since | None = None,
     clock: Clock = time.time,
     is_public: AddressRule = is_public,
 ) -> AsyncIterator[Servers]:
@@ -197,6 +199,7 @@ async def running(
             of_server(
                 ServerParts(
                     config=config,
+                    since=since or Since(started=clock()),
                     index=index,
                     store=store,
                     held_off=eviction.held_off,

@@ -24,6 +24,14 @@ _TRANSFERS_HOLD_SECONDS = 5.0
 _STATES_HOLD_SECONDS = 60.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Since:
+    """When a server was started, whichever worker answers, and when it last took a configuration up, if it has."""
+
+    started: float
+    reloaded: float | None = None
+
+
 @dataclass(slots=True, kw_only=True)
 class Traffic:
     """Manifests and blobs that clients asked for in some time; the same as the dashboard's hit rates and bytes.

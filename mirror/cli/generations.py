@@ -68,7 +68,14 @@ class Generations:
 
     async def _live(self, settings: Settings, began: asyncio.Future[None], retires: asyncio.Event) -> None:
         with self._doors.duplicated() as doors:
-            serving = running(settings.config, doors, self._counters, tls=settings.tls, htpasswd=settings.htpasswd)
+            serving = running(
+                settings.config,
+                doors,
+                self._counters,
+                tls=settings.tls,
+                htpasswd=settings.htpasswd,
+                since=settings.since,
+            )
             async with serving as servers:
                 began.set_result(None)
                 await retires.wait()

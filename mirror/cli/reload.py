@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import structlog
 
 from mirror.config.changes import compare
 from mirror.errors import ConfigError
+from mirror.figures import Since
 from mirror.web.admin import AdminToken
 from mirror.web.htpasswd import Htpasswd
 from mirror.web.tls import ServerTls
@@ -29,6 +31,7 @@ class _Usable:
     config: Config
     tls: ServerTls | None
     htpasswd: Htpasswd | None
+    read_at: float
 
     @classmethod
     def of(cls, config: Config) -> _Usable:
@@ -38,7 +41,7 @@ class _Usable:
             ConfigError: the certificate, passwords or token that it names cannot be used.
         """
         AdminToken.check(config.access)
-        return cls(config, ServerTls.of(config.server), Htpasswd.of(config.access))
+        return cls(config, ServerTls.of(config.server), Htpasswd.of(config.access), time.time())
 
 
 class Settings:
@@ -51,7 +54,7 @@ class Settings:
             ConfigError: it, or the certificate or passwords that it names, cannot be used.
         """
         self._read = read
-        self._now = self._before = _Usable.of(read())
+        self._now = self._before = self._first = _Usable.of(read())
         self._is_rejected = mmap.mmap(-1, 1)  # shared with the workers that are forked
 
     @property
@@ -68,6 +71,12 @@ class Settings:
     def htpasswd(self) -> Htpasswd | None:
         """The passwords that it names."""
         return self._now.htpasswd
+
+    @property
+    def since(self) -> Since:
+        """Since when there is a server, and since when it has this configuration."""
+        is_first = self._now is self._first
+        return Since(started=self._first.read_at, reloaded=None if is_first else self._now.read_at)
 
     def reload(self) -> bool:
         """Read it again; return whether it can be used, and log what is different or what is wrong with it."""

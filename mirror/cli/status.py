@@ -64,12 +64,18 @@ def _describe_server(server: Mapping[str, Any] | None) -> Iterator[str]:
         return
     overview = server["overview"]
     workers = f"{overview['workers']} worker{'s' if overview['workers'] > 1 else ''}"
-    started = format_seconds(time.time() - server["started"])
-    yield f"Server     {coloured('runs', 'good')}: mirror {server['version']}, {workers}, started {started}"
+    told = [f"mirror {server['version']}", workers, f"started {_ago(server['started'])}"]
+    if server["reloaded"] is not None:
+        told.append(f"reloaded {_ago(server['reloaded'])}")
+    yield f"Server     {coloured('runs', 'good')}: {', '.join(told)}"
     for title, traffic in (("Today", overview["today"]), ("Ever", overview["life"])):
         rate = "no requests" if traffic["hit_rate"] is None else f"{traffic['hit_rate']:.1%} hits"
         sent, fetched = format_bytes(traffic["sent_bytes"]), format_bytes(traffic["fetched_bytes"])
         yield f"{title:<10} {traffic['requests']} requests, {rate}; {sent} sent, {fetched} fetched"
+
+
+def _ago(at: float) -> str:
+    return format_seconds(time.time() - at)
 
 
 def _describe_cache(status: Mapping[str, Any]) -> Iterator[str]:

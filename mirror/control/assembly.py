@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from mirror.config import Config
     from mirror.control.operations import Document
     from mirror.engine.pull import PullThrough
-    from mirror.figures import Overview
+    from mirror.figures import Overview, Since
     from mirror.ports import Upstream
 
 
@@ -58,6 +57,7 @@ class FolderParts:
 class ServerParts(FolderParts):
     """What there is of a running server; add what an operation needs."""
 
+    since: Since
     overview: Callable[[], Awaitable[Overview]]
     pull: PullThrough
     upstreams: Mapping[str, Upstream]
@@ -65,14 +65,14 @@ class ServerParts(FolderParts):
 
 def of_server(parts: ServerParts) -> Operations:
     """Return what a running server does when it is asked."""
-    started = time.time()
 
     async def server() -> Document:
         overview = await parts.overview()
         return {
             "version": __version__,
             "process": os.getpid(),
-            "started": started,
+            "started": parts.since.started,
+            "reloaded": parts.since.reloaded,
             "overview": overview.to_json(),
         }
 

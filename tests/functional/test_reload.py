@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import select
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.client import HTTPConnection
 
 import pytest
 
 from tests.functional.test_processes import NAME, begun, path_of
+from tests.support.commands import ask
 from tests.support.faults import Fault, Slow
 from tests.support.images import Blob, blob, oci_image
 from tests.support.mirrors import MirrorProcess
@@ -116,6 +117,32 @@ def test_what_needs_a_restart_is_said_and_left_as_it_is(mirror: MirrorProcess, r
     # flags win over the file, so that the folder, which a flag names, has not changed
     assert wait_for(mirror, "config.restart_needed", 1)[0]["keys"] == ["log.level"]
     assert "cache.tag_ttl" in str(events(mirror, "config.reloaded")[0]["changed"])
+
+
+def test_status_tells_since_when_it_serves_and_since_when_by_this_configuration(mirror: MirrorProcess) -> None:
+    before = ask(mirror, "status", "--json").result["server"]
+    assert before["reloaded"] is None
+    reload(mirror, extra='[cache]\nnegative_ttl = "1s"\n')
+    if mirror.workers > 1:
+        wait_for(mirror, "config.reloaded", 1 + mirror.workers)
+        os.kill(mirror.worker_pids[0], signal.SIGKILL)  # another takes its place, and tells the same
+        wait_for(mirror, "worker.died", 1)
+    told = ask_until(mirror, lambda server: server["reloaded"] is not None)
+    assert told["started"] == before["started"] < told["reloaded"]
+    said = ask(mirror, "status").out.splitlines()[0]
+    assert said.endswith(", started just now, reloaded just now")
+
+
+def ask_until(mirror: MirrorProcess, condition: Callable[[dict[str, float]], bool]) -> dict[str, float]:
+    """Return what is told of the server when it fits."""
+    told: dict[str, float] = {}
+
+    def fits() -> bool:
+        told.update(ask(mirror, "status", "--json").result["server"])
+        return condition(told)
+
+    wait_until(fits)
+    return told
 
 
 def test_counters_go_on(mirror: MirrorProcess, registry: RegistryProcess) -> None:
