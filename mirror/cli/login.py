@@ -50,7 +50,7 @@ def run_login(options: argparse.Namespace) -> int:
 
     Raises:
         ConfigError, UsageError: the configuration, or what was typed, cannot be used.
-        LoginFailed: the registry refuses it, or cannot be asked; nothing is stored.
+        LoginFailed: the registry refuses it, has no use for it, or cannot be asked; nothing is stored.
         StorageError: it cannot be stored.
     """
     logs.silence()
@@ -70,6 +70,8 @@ def run_login(options: argparse.Namespace) -> int:
             f"{upstream.name} sends logins to a token service outside of its own domain; nothing was sent or stored."
             " If that is right, list the service's host in token_hosts"
         )
+    if verdict is Verdict.UNFIT:
+        raise LoginFailed(f"{upstream.name} asks for a password, and a token is none; nothing was sent or stored")
     login_file.keep(config.login_file, upstream.name, credential)
     print(_said(config, upstream, credential, verdict))
     return 0

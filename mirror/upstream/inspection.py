@@ -133,6 +133,9 @@ class Inspector:
         elif verdict is Verdict.UNTRUSTED:
             realm = _describe_auth(heard[0].challenges)
             self._faults.append(f"{who} is not shown to {realm}: if that is right, list its host in token_hosts")
+        elif verdict is Verdict.UNFIT:
+            wanted = f"{self._config.name} asks for a password; log in with one"
+            self._faults.append(f"{who} is not shown: {wanted}")
         return verdict
 
     async def _judge_one(self, greeting: _Greeting, credential: Credential) -> Verdict:

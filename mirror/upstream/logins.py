@@ -34,6 +34,8 @@ class Verdict(StrEnum):
     """The registry lets everybody in, and would not say no."""
     UNTRUSTED = "not shown"
     """The token service is outside of the registry's own domain, and not among its ``token_hosts``."""
+    UNFIT = "no password"
+    """The registry asks for a password; an identity token is for a token service, and is shown to nobody else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,8 @@ class Login:
             return Verdict.UNASKED
         if demand.realm is not None and not may_get_credential(demand.realm, endpoint, self._config.token_hosts):
             return Verdict.UNTRUSTED
+        if demand.realm is None and credential.is_identity_token:
+            return Verdict.UNFIT
         value = await self._authorization(demand, endpoint, None, credential)
         return Verdict.REFUSED if value is None else await self._judge_value(endpoint, value)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from mirror.credentials.credential import AZURE_USER
 from tests.support.habits import HABITS, DockerHub, Ghcr, GitLab, Habit, Harbor, HtpasswdRegistry, Mcr, Quay
 from tests.support.images import docker_image
 from tests.support.mirrors import MirrorProcess
@@ -323,6 +324,25 @@ async def test_check_exits_with_1_when_a_credential_is_not_shown(shell: Shell) -
         (fault,) = next(one for one in json.loads(done.out) if one["upstream"] == gitlab.name)["faults"]
         assert "list its host in token_hosts" in fault
         assert done.code == 1
+
+
+async def test_an_identity_token_is_not_shown_where_a_password_is_asked_for(shell: Shell, tmp_path: Path) -> None:
+    """Docker and containerd do not show it either: it is good for more than this registry."""
+    async with HtpasswdRegistry() as registry:
+        shell.configure(registry)
+        docker = {"auths": {registry.name: {"identitytoken": "an identity token"}}}
+        (tmp_path / "config.json").write_text(json.dumps(docker), encoding="utf-8")
+        done = await shell.run("check", "--json", environment={"DOCKER_CONFIG": str(tmp_path)})
+        (found,) = (one for one in json.loads(done.out) if one["upstream"] == registry.name)
+        (fault,) = found["faults"]
+        assert "is not shown: htpasswd.example asks for a password" in fault
+        assert done.code == 1
+
+        done = await shell.run("login", registry.name, "-u", AZURE_USER, "--password-stdin", given="a token\n")
+        assert done.code == 1
+        assert "htpasswd.example asks for a password, and a token is none; nothing was sent or stored" in done.err
+        assert not shell.stored.exists()
+        assert [one.headers.get("Authorization") for one in registry.registry.requests] == [None] * 2
 
 
 async def test_check_exits_with_1_when_a_helper_cannot_be_run(shell: Shell) -> None:
