@@ -27,10 +27,11 @@ def main() -> None:
         registry.add("library/app", "1", image)
         registry.add_blob("library/app", big)
         upstream = Server(name="upstream", version="", base_url=registry.base_url, pids=[registry.pid])
-        with _started(registry, image, big) as (limit, caches):
+        stored = blob(measures.COLD_BYTES, 6)
+        with _started(registry, image, [big, stored]) as (limit, caches):
             measures.hot(results, [*caches, limit], image, big, rounds=options.rounds, seconds=options.seconds)
             measures.cold(results, caches, registry, upstream, options.rounds)
-            measures.crowd(results, caches, registry, options.rounds)
+            measures.crowd(results, caches, registry, limit, stored, options.rounds)
             measures.memory(results, [*caches, limit])
             results.notes.append(measures.fleet(caches[0], registry, oci_image(77, layers=3, layer_bytes=2_000_000)))
             with tempfile.TemporaryDirectory() as folder:
@@ -50,9 +51,11 @@ def main() -> None:
 
 
 @contextmanager
-def _started(registry: RegistryProcess, image: Image, big: Blob) -> Iterator[tuple[Server, Sequence[Server]]]:
-    manifest, by_tag = f"manifests/{image.digest}", "manifests/1"
-    files = {manifest: image.manifest, by_tag: image.manifest, f"blobs/{big.digest}": big.content}
+def _started(
+    registry: RegistryProcess, image: Image, blobs: Sequence[Blob]
+) -> Iterator[tuple[Server, Sequence[Server]]]:
+    files = {f"manifests/{image.digest}": image.manifest, "manifests/1": image.manifest}
+    files |= {f"blobs/{one.digest}": one.content for one in blobs}
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, ExitStack() as stack:
         root = Path(folder)
         root.chmod(0o755)
