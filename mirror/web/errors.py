@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 
 from mirror import errors
 from mirror.engine.answers import Remembered
@@ -37,6 +40,12 @@ _TABLE: tuple[tuple[type[errors.MirrorError], int, ErrorCode], ...] = (
     (errors.MirrorError, 500, ErrorCode.UNAVAILABLE),
 )
 
+LINE_LIMIT_BYTES: Final = 8190
+FIELD_LIMIT_BYTES: Final = 8192
+"""Of a request's target and of one header: two numbers, since the parser's error tells the number alone."""
+FIELDS_LIMIT: Final = 128
+_MANY_FIELDS: Final = "Too many headers received"  # aiohttp's own words
+
 _ALLOW: Mapping[str, str] = {"Allow": "GET, HEAD"}
 _CHALLENGE: Mapping[str, str] = {"WWW-Authenticate": 'Basic realm="mirror"'}
 
@@ -65,6 +74,21 @@ def _is_answer(error: errors.MirrorError) -> bool:
     """Tell whether it is what an upstream has just said."""
     is_other = isinstance(error, errors.NameUnknown) or (isinstance(error, errors.NotFound) and not error.was_asked)
     return isinstance(error, (errors.NotFound, errors.Denied)) and not is_other
+
+
+def refusal(error: BaseException | None) -> tuple[HTTPStatus, str]:
+    """Return status and message for what aiohttp's parser has refused.
+
+    Spec: https://www.rfc-editor.org/rfc/rfc9110#section-15.5.15, https://www.rfc-editor.org/rfc/rfc6585#section-5
+    """
+    if isinstance(error, LineTooLong) and error.args[1] == LINE_LIMIT_BYTES:
+        return HTTPStatus.REQUEST_URI_TOO_LONG, f"the request's target is longer than {LINE_LIMIT_BYTES} bytes"
+    if isinstance(error, LineTooLong):
+        fields = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+        return fields, f"a header of the request is longer than {FIELD_LIMIT_BYTES} bytes"
+    if isinstance(error, BadHttpMessage) and error.message == _MANY_FIELDS:
+        return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"the request has more than {FIELDS_LIMIT} headers"
+    return HTTPStatus.BAD_REQUEST, "this is not a request that a registry understands"
 
 
 def body(error: errors.MirrorError) -> bytes:

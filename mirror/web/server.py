@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import nullcontext
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import structlog
@@ -46,7 +47,6 @@ log = structlog.get_logger(__name__)
 
 _READING = frozenset({"GET", "HEAD"})
 _CLIENT_LEFT = 499  # nginx's, in the log and the metrics: nothing was sent
-_LINE_LIMIT_BYTES = 8190
 _HEAD_END = b"\r\n\r\n"
 _LOOKED_AFTER_SECONDS = 1.0
 _TOO_MANY_SECONDS = 1.0  # for the request of a connection too many, which is only going to be refused
@@ -309,6 +309,8 @@ class Connection(web.RequestHandler):
         """Answer what the parser refused, and close."""
         if isinstance(exc, ConnectionError) or request.writer.output_size > 0:
             raise ConnectionResetError("the answer was cut short")
+        refused, reason = errors.refusal(exc)
+        status = refused.value if status == HTTPStatus.BAD_REQUEST else status
         log.info(
             "request.refused",
             client=self._entrance.clients.of(request).address,
@@ -317,7 +319,7 @@ class Connection(web.RequestHandler):
         )
         response = web.Response(
             status=status,
-            body=error_body(ErrorCode.UNSUPPORTED, "this is not a request that a registry understands"),
+            body=error_body(ErrorCode.UNSUPPORTED, reason),
             content_type="application/json",
             headers=API_VERSION,
         )
@@ -332,7 +334,11 @@ class HttpServer(web.Server):
         """Take the handler of all requests."""
         self._hot = handler.hot
         self._entrance = handler.entrance
-        limits: dict[str, Any] = {"max_line_size": _LINE_LIMIT_BYTES, "max_field_size": _LINE_LIMIT_BYTES}
+        limits: dict[str, Any] = {
+            "max_line_size": errors.LINE_LIMIT_BYTES,
+            "max_field_size": errors.FIELD_LIMIT_BYTES,
+            "max_headers": errors.FIELDS_LIMIT,
+        }
         super().__init__(handler, handler_cancellation=True, access_log=None, **limits)
 
     def retire(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import re
 
@@ -99,6 +100,32 @@ REFUSED = {
     "HTTP/0.9": b"GET /v2/\r\n\r\n",
     "HTTP/3.7": b"GET /v2/ HTTP/3.7\r\nHost: x\r\n\r\n",
 }
+
+
+TOO_LONG = {
+    "a target": (b"GET /v2/" + b"y" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414, "longer than 8190 bytes"),
+    "a value": (b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX: /" + b"y" * 9000 + b"\r\n\r\n", 431, "longer than 8192 bytes"),
+    "a name": (b"GET /v2/ HTTP/1.1\r\nHost: x\r\n" + b"y" * 9000 + b": 1\r\n\r\n", 431, "longer than 8192 bytes"),
+    "headers": (b"GET /v2/ HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 200 + b"\r\n", 431, "more than 128"),
+}
+
+
+@pytest.mark.parametrize("name", TOO_LONG)
+async def test_what_is_too_long_is_said(client: MirrorClient, name: str) -> None:
+    """RFC 9110 section 15.5.15, RFC 6585 section 5."""
+    request, status, reason = TOO_LONG[name]
+    head, _, body = (await converse(client, request) or b"").partition(b"\r\n\r\n")
+    assert statuses(head) == [status]
+    assert b"Docker-Distribution-Api-Version: registry/2.0" in head
+    (error,) = json.loads(body)["errors"]
+    assert error["code"] == "UNSUPPORTED"
+    assert reason in error["message"]
+
+
+async def test_what_is_just_short_enough_is_answered(client: MirrorClient) -> None:
+    line = b"/v2/x/manifests/1?y=" + b"y" * 8100
+    answers = await converse(client, b"GET " + line + b" HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 8000 + b"\r\n\r\n")
+    assert statuses(answers) == [404]
 
 
 @pytest.mark.parametrize("name", REFUSED)
