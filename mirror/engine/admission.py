@@ -15,7 +15,7 @@ from mirror.policy import StoredTag
 from mirror.ports import Held
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from mirror.oci.image_name import ImageName
     from mirror.oci.manifest import Manifest
@@ -48,7 +48,7 @@ class BroughtImages:
         Raises:
             ArchiveInvalid, ManifestInvalid: it is not all there, or what is there is no image.
         """
-        root = await self.find_manifest(descriptor)
+        root = self._find_manifest(descriptor)
         if root is None:
             raise ArchiveInvalid(f"the archive names {name} and does not have its manifest {descriptor.digest}")
         try:
@@ -56,13 +56,16 @@ class BroughtImages:
         except Incomplete as error:
             raise ArchiveInvalid(f"the archive does not have all of {name}: {error}") from error
 
-    async def find_manifest(self, descriptor: Descriptor) -> Manifest | None:
-        """Return a manifest of the archive.
+    async def find_manifests(self, descriptors: Sequence[Descriptor]) -> Sequence[Manifest | None]:
+        """Return manifests of the archive.
 
         Raises:
-            ArchiveInvalid: it is too long.
-            ManifestInvalid: it is none.
+            ArchiveInvalid: one is too long.
+            ManifestInvalid: one is none.
         """
+        return [self._find_manifest(descriptor) for descriptor in descriptors]
+
+    def _find_manifest(self, descriptor: Descriptor) -> Manifest | None:
         size_bytes = self._brought.size_of(descriptor.digest)
         if size_bytes is None:
             return None

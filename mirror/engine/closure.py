@@ -12,7 +12,7 @@ from mirror.errors import MirrorError
 from mirror.oci.platforms import Platform, read_platforms
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from mirror.oci.descriptor import Descriptor
     from mirror.oci.digest import Digest
@@ -28,8 +28,8 @@ class Incomplete(MirrorError):
 class Holdings(Protocol):
     """Where an image is looked for."""
 
-    async def find_manifest(self, descriptor: Descriptor) -> Manifest | None:
-        """Return a manifest that is there."""
+    async def find_manifests(self, descriptors: Sequence[Descriptor]) -> Sequence[Manifest | None]:
+        """Return the manifests that are there, each in its place."""
         ...
 
     async def has_blob(self, descriptor: Descriptor) -> bool:
@@ -85,9 +85,12 @@ async def _close(holdings: Holdings, manifest: Manifest, wanted: Sequence[Platfo
     if not manifest.manifests:
         return closure
     platforms = read_platforms(manifest.body)
-    for child in manifest.manifests:
-        if child.digest not in closure.manifests and _is_wanted(platforms.get(child.digest), wanted):
-            await _add_child(holdings, closure, child, platforms, wanted, depth=depth + 1)
+    listed = {child.digest: child for child in manifest.manifests}
+    children = [child for child in listed.values() if _is_wanted(platforms.get(child.digest), wanted)]
+    found = await holdings.find_manifests(children) if depth + 1 < _DEEPEST else [None] * len(children)
+    for child, one in zip(children, found, strict=True):
+        if child.digest not in closure.manifests:
+            await _add_child(holdings, closure, one, platforms.get(child.digest), wanted, depth=depth + 1)
     if len(closure.manifests) == 1:
         sought = wanted or [one for one in platforms.values() if not one.is_unknown]
         raise Incomplete(f"{', '.join(map(str, sought)) or 'what it lists'} is not all there")
@@ -97,14 +100,12 @@ async def _close(holdings: Holdings, manifest: Manifest, wanted: Sequence[Platfo
 async def _add_child(
     holdings: Holdings,
     closure: Closure,
-    child: Descriptor,
-    platforms: Mapping[Digest, Platform],
+    manifest: Manifest | None,
+    platform: Platform | None,
     wanted: Sequence[Platform],
     *,
     depth: int,
 ) -> None:
-    platform = platforms.get(child.digest)
-    manifest = await holdings.find_manifest(child) if depth < _DEEPEST else None
     is_there = manifest is not None
     if manifest is not None:
         try:

@@ -102,8 +102,8 @@ class _Held:
         body = await self._files.read(digest, limit_bytes=MANIFEST_LIMIT_BYTES)
         return None if body is None else parse(body, content_type=held.descriptor.media_type, digest=digest)
 
-    async def find_manifest(self, descriptor: Descriptor) -> Manifest | None:
-        return await self.find(descriptor.digest)
+    async def find_manifests(self, descriptors: Sequence[Descriptor]) -> Sequence[Manifest | None]:
+        return [await self.find(descriptor.digest) for descriptor in descriptors]
 
     async def has_blob(self, descriptor: Descriptor) -> bool:
         held = await self._facts.find_held(self._repository, descriptor.digest)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mirror.ports import Upstream
 
 _IMAGES_AT_ONCE: Final = 4
-_BLOBS_AT_ONCE: Final = 8  # of all images: the rest of an upstream's connections is for clients
+_PARTS_AT_ONCE: Final = 8  # of all images: the rest of an upstream's connections is for clients
 
 
 class Watcher(Protocol):
@@ -67,11 +67,11 @@ class Warming:
     ) -> Sequence[Warmed]:
         """Fetch images, of the given platforms or of every one; one that fails stops no other."""
         images_at_once = asyncio.Semaphore(_IMAGES_AT_ONCE)
-        blobs_at_once = asyncio.Semaphore(_BLOBS_AT_ONCE)
+        parts_at_once = asyncio.Semaphore(_PARTS_AT_ONCE)
 
         async def one(image: ImageName) -> Warmed:
             async with images_at_once:
-                warmed = await self._warm(image, platforms, blobs_at_once, watcher)
+                warmed = await self._warm(image, platforms, parts_at_once, watcher)
             watcher.image_ended(warmed)
             return warmed
 
@@ -80,16 +80,16 @@ class Warming:
         return [task.result() for task in running]
 
     async def _warm(
-        self, image: ImageName, platforms: Sequence[Platform], blobs_at_once: asyncio.Semaphore, watcher: Watcher
+        self, image: ImageName, platforms: Sequence[Platform], parts_at_once: asyncio.Semaphore, watcher: Watcher
     ) -> Warmed:
         try:
             upstream = self._find_upstream(image.repository)
-            fetching = _Fetching(self._pull, upstream, image.repository)
+            fetching = _Fetching(self._pull, upstream, image.repository, parts_at_once)
             root, outcome = await fetching.fetch(image.reference_or_latest)
             closure = await close_over(fetching, root, platforms)
         except MirrorError as error:
             return Warmed(image=image, error=error)
-        fetch = _BlobFetch(self._pull, upstream, image, watcher, blobs_at_once)
+        fetch = _BlobFetch(self._pull, upstream, image, watcher, parts_at_once)
         async with asyncio.TaskGroup() as group:
             for blob in closure.blobs.values():
                 group.create_task(fetch.run(blob))
@@ -112,20 +112,33 @@ class Warming:
 class _Fetching:
     """Holdings that are fetched when they are asked about; blobs are left for later."""
 
-    def __init__(self, pull: PullThrough, upstream: Upstream, repository: Repository) -> None:
+    def __init__(
+        self, pull: PullThrough, upstream: Upstream, repository: Repository, at_once: asyncio.Semaphore
+    ) -> None:
         self._pull = pull
         self._upstream = upstream
         self._repository = repository
+        self._at_once = at_once
 
     async def fetch(self, reference: Reference) -> tuple[Manifest, Outcome]:
-        answer = await self._pull.manifest(self._upstream, self._repository, reference, with_body=True, anew=True)
+        async with self._at_once:
+            answer = await self._pull.manifest(self._upstream, self._repository, reference, with_body=True, anew=True)
         descriptor = answer.descriptor
         body = answer.body or b""
         return parse(body, content_type=descriptor.media_type, digest=descriptor.digest), answer.outcome
 
-    async def find_manifest(self, descriptor: Descriptor) -> Manifest | None:
-        manifest, _ = await self.fetch(descriptor.digest)
-        return manifest
+    async def find_manifests(self, descriptors: Sequence[Descriptor]) -> Sequence[Manifest | None]:
+        """Fetch all.
+
+        Raises:
+            MirrorError: one could not be; the others are given up.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                fetches = [group.create_task(self.fetch(descriptor.digest)) for descriptor in descriptors]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from failed
+        return [manifest for manifest, _ in (fetch.result() for fetch in fetches)]
 
     async def has_blob(self, descriptor: Descriptor) -> bool:  # noqa: ARG002 - each will be
         return True

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,14 +20,15 @@ from mirror.cli.main import main
 from mirror.telemetry import logs
 from tests.support.clients import ARCHITECTURE
 from tests.support.commands import Finished, ask
-from tests.support.faults import Fault, Slow
-from tests.support.images import Image, docker_image, oci_image, oci_index
+from tests.support.faults import Fault, Hang, Slow
+from tests.support.images import Image, docker_image, index_of, oci_image, oci_index
 from tests.support.mirrors import MirrorProcess
 from tests.support.process import RegistryProcess
 
 INDEX, PLAIN = oci_index(970, layer_bytes=50_000), docker_image(980, layer_bytes=50_000)
 LARGE = oci_image(990, layers=1, layer_bytes=8_000_000)
 HERE = INDEX.image(ARCHITECTURE)
+MANY = "ghcr.io/owner/many:1"
 APP, ALPINE = "ghcr.io/owner/app:1", "docker.io/library/alpine:3.20"
 
 
@@ -157,6 +159,25 @@ def test_what_makes_no_sense_is_misuse(wrong: tuple[str, ...], monkeypatch: pyte
     monkeypatch.setattr(logs, "silence", lambda: None)  # that would be for the tests of others too
     assert main(["warm", *wrong, "--cache-dir", str(tmp_path)]) == 2
     assert not any(tmp_path.iterdir())
+
+
+def test_the_manifests_of_an_index_are_asked_for_some_at_a_time(
+    upstream: RegistryProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIRROR_UPSTREAMS__GHCR_IO__READ_TIMEOUT", "50s")  # of what is held meanwhile
+    index = index_of([oci_image(1000 + number, layers=1, layer_bytes=100) for number in range(12)])
+    upstream.add("owner/many", "1", index)
+    upstream.fail(*(Fault(action=Hang(), kind="manifest", path=image.digest) for image in index.images))
+    with mirror_of(upstream) as mirror, ThreadPoolExecutor(1) as threads:
+        mirror.start()
+        warming = threads.submit(ask, mirror, "warm", "--platform", "all", MANY, "--json")
+        upstream.until(lambda requests: sum(one.held for one in requests) >= 8, timeout_seconds=50)
+        assert upstream.count(held=True) == 8
+        upstream.heal()
+        upstream.release()
+        assert warming.result().result["failed"] == []
+        found = [statuses(mirror, MANY, image) for image in index.images]
+    assert {status for one in found for status in one.values()} == {"200 mirror; hit"}
 
 
 def test_it_goes_on_where_it_was_broken_off(upstream: RegistryProcess) -> None:
