@@ -161,14 +161,13 @@ def test_what_makes_no_sense_is_misuse(wrong: tuple[str, ...], monkeypatch: pyte
     assert not any(tmp_path.iterdir())
 
 
-def test_the_manifests_of_an_index_are_asked_for_some_at_a_time(
-    upstream: RegistryProcess, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MIRROR_UPSTREAMS__GHCR_IO__READ_TIMEOUT", "50s")  # of what is held meanwhile
+def test_the_manifests_of_an_index_are_asked_for_some_at_a_time(upstream: RegistryProcess) -> None:
     index = index_of([oci_image(1000 + number, layers=1, layer_bytes=100) for number in range(12)])
     upstream.add("owner/many", "1", index)
     upstream.fail(*(Fault(action=Hang(), kind="manifest", path=image.digest) for image in index.images))
     with mirror_of(upstream) as mirror, ThreadPoolExecutor(1) as threads:
+        file = mirror.folder / "mirror.toml"
+        file.write_text(file.read_text().replace('read_timeout = "2s"', 'read_timeout = "50s"'))  # of what is held
         mirror.start()
         warming = threads.submit(ask, mirror, "warm", "--platform", "all", MANY, "--json")
         upstream.until(lambda requests: sum(one.held for one in requests) >= 8, timeout_seconds=50)
