@@ -30,6 +30,7 @@ from mirror.engine.overview import Reporter
 from mirror.engine.pull import PullThrough
 from mirror.engine.refusals import Refusals
 from mirror.engine.removals import Removals
+from mirror.engine.small_blobs import SmallBlobs
 from mirror.engine.source import Source
 from mirror.engine.tags import Tags
 from mirror.engine.upkeep import Upkeep
@@ -82,6 +83,7 @@ log = structlog.get_logger(__name__)
 
 _SWEEP_SECONDS = 3600.0
 _HOT_MANIFEST_BYTES = 32 * 1024 * 1024
+_HOT_BLOB_BYTES = 16 * 1024 * 1024
 _HOT_LIST_BYTES = 8 * 1024 * 1024
 _HOT_ENTRIES = 50_000
 _TOKENS = 10_000
@@ -356,6 +358,7 @@ def _pull_through(  # noqa: PLR0913, PLR0917 - the root hands on what it has mad
         stored=doubts,
         index=index,
         memory=HotValues(limit=_HOT_ENTRIES),
+        small=SmallBlobs(HotValues(limit=_HOT_BLOB_BYTES)),
         downloads=downloads,
         flights=SingleFlight(supervisor, name="blob"),
         refusals=refusals,

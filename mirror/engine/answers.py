@@ -31,8 +31,8 @@ class ManifestAnswer:
 class BlobAnswer:
     """A blob, a part of it (``part``), or for a HEAD only its size.
 
-    Either ``body`` (a file, perhaps growing) or ``stream`` (a range that lies far ahead, passed through) is set, and
-    neither for a HEAD. Whoever gets this awaits ``release`` when it has been sent.
+    One of ``body`` (a file, perhaps growing), ``content`` (all of a small one) and ``stream`` (a range that lies far
+    ahead, passed through) is set, none for a HEAD. Whoever gets this awaits ``release`` when it has been sent.
     """
 
     digest: Digest
@@ -40,6 +40,7 @@ class BlobAnswer:
     size_bytes: int | None
     part: ByteRange | None = None
     body: Body | None = None
+    content: bytes | None = None
     stream: BlobStream | None = None
     resources: AsyncExitStack | None = None
 

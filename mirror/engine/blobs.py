@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mirror.engine.doubts import Doubts
     from mirror.engine.downloads import Downloads
     from mirror.engine.refusals import Refusals
+    from mirror.engine.small_blobs import SmallBlobs
     from mirror.engine.usage import Usage
     from mirror.oci.digest import Digest
     from mirror.oci.reference import Repository
@@ -37,12 +38,13 @@ _FAR_AHEAD_BYTES = 16 * 1024 * 1024  # a second or so of a slow line: nearer, wa
 class Blobs:
     """Serves blobs through the repositories that are known to hold them."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it joins
         self,
         *,
         stored: Doubts,
         index: Index,
         memory: Memory[Held],
+        small: SmallBlobs,
         downloads: Downloads,
         flights: SingleFlight[str, Held],
         refusals: Refusals,
@@ -53,11 +55,22 @@ class Blobs:
         self._stored = stored
         self._index = index
         self._memory = memory
+        self._small = small
         self._downloads = downloads
         self._flights = flights
         self._refusals = refusals
         self._access = access
         self._usage = usage
+
+    def peek(self, repository: Repository, digest: Digest) -> bytes | None:
+        """Return, where ``get`` would be a hit and need not wait, a small blob's bytes; note its use."""
+        held = self._memory.peek(_key(repository, digest))
+        if held is None or (held.is_private and not self._access.is_current(repository)):
+            return None
+        content = self._small.peek(digest)
+        if content is not None:
+            self._usage.note_blob(digest)
+        return content
 
     async def get(
         self, upstream: Upstream, repository: Repository, digest: Digest, *, range_header: str | None
@@ -70,6 +83,9 @@ class Blobs:
             UpstreamError: it is not stored and cannot be fetched.
         """
         await self._refusals.check(_key(repository, digest))
+        content = None if range_header else self.peek(repository, digest)
+        if content is not None:
+            return BlobAnswer(digest=digest, outcome=Outcome.HIT, size_bytes=len(content), content=content)
         held = await self._find_held(upstream, repository, digest)
         stored = await self._find_stored(digest)
         async with AsyncExitStack() as resources:
@@ -81,6 +97,9 @@ class Blobs:
                     outcome = Outcome.REVALIDATED
                 if await self._is_whole(digest, stored, held):
                     self._usage.note_blob(digest)
+                    content = None if range_header else await self._small.load(digest, stored)
+                    if content is not None:
+                        return BlobAnswer(digest=digest, outcome=outcome, size_bytes=len(content), content=content)
                     return self._answer(digest, outcome, stored, range_header, resources)
             body, outcome = await self._follow(upstream, repository, digest, held)
             resources.callback(body.close)

@@ -1,4 +1,4 @@
-"""Manifests in memory, answered the moment the request has been read: no parser, no task, no coroutine.
+"""Manifests and small blobs in memory, answered the moment the request has been read: no parser, task or coroutine.
 
 A fleet's clients send the same few requests over and over, byte for byte. The first of them goes the whole way, and is
 remembered when it was a hit: what was read from its head, never what was answered. The next with the very same bytes is
@@ -12,17 +12,21 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import SERVER_SOFTWARE, HttpVersion11
 
-from mirror.engine.answers import ManifestAnswer
+from mirror.engine.answers import BlobAnswer, ManifestAnswer
+from mirror.engine.small_blobs import SMALL_BYTES
 from mirror.http.cache_status import Outcome
-from mirror.oci.requests import ManifestRequest
+from mirror.oci.descriptor import Descriptor
+from mirror.oci.media_types import OCTET_STREAM
+from mirror.oci.requests import BlobRequest, ManifestRequest
 from mirror.ports import UNTRACED
 from mirror.web.exchange import Exchange, RepeatedExchange, new_request_id
-from mirror.web.headers import manifest_headers
+from mirror.web.headers import blob_headers, manifest_headers
 from mirror.web.tracing import TracedRepeatedExchange
 
 if TYPE_CHECKING:
@@ -30,9 +34,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from mirror.engine.manifests import LoadedManifest
     from mirror.engine.pull import PullThrough
-    from mirror.oci.descriptor import Descriptor
     from mirror.oci.reference import Reference, Repository
     from mirror.ports import Tracer, Upstream
     from mirror.web.exchange import RequestObserver
@@ -41,16 +43,29 @@ if TYPE_CHECKING:
 
 _MOST_REQUESTS = 2048
 _LONGEST_HEAD_BYTES = 2048
-_LARGEST_BODY_BYTES = 64 * 1024  # a larger one is better written with an eye on what the client takes
+_LARGEST_BODY_BYTES = SMALL_BYTES  # a larger one is better written with an eye on what the client takes
 _ID_PLACE = "\0"
+_DECIDING = frozenset({"If-None-Match", "Range"})  # request headers by which the same content is answered otherwise
+
+
+@dataclass(slots=True)  # not frozen: that would cost each request a microsecond
+class _Found:
+    """What would be a hit: what it is, its bytes, and for a tag what it has left."""
+
+    descriptor: Descriptor
+    body: bytes
+    ttl_seconds: int | None = None
+
+    def is_like(self, other: _Found) -> bool:
+        """Say whether an answer made from the other is one from this, too."""
+        return self.descriptor is other.descriptor and self.body is other.body and self.ttl_seconds == other.ttl_seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _ReadyAnswer:
-    """An answer but for its request id and body; the same while manifest, a tag's remaining time, and date are."""
+    """An answer but for its request id and body; the same while what was found, and the date, are."""
 
-    descriptor: Descriptor
-    ttl_seconds: int | None
+    found: _Found
     date: str
     before_id: bytes
     after_id: bytes
@@ -63,15 +78,13 @@ class _KnownRequest:
 
     is_head: bool
     route: Route
-    upstream: Upstream
-    repository: Repository
-    reference: Reference
+    find: Callable[[], _Found | None]
     admission: Pass | None
     ready: _ReadyAnswer | None = None
 
 
 class HotRequests:
-    """Recognises requests by their bytes, and answers those whose manifest is in memory."""
+    """Recognises requests by their bytes, and answers those whose manifest or blob is in memory."""
 
     def __init__(
         self, pull: PullThrough, observer: RequestObserver, gate: Gate | None, tracer: Tracer = UNTRACED
@@ -89,17 +102,16 @@ class HotRequests:
     def learn(self, head: bytes | None, request: web.BaseRequest, exchange: Exchange) -> None:
         """Remember a request that was a hit, ``head`` being all of its bytes, unless its answer hangs on more."""
         route = exchange.route
+        find = None if route is None else self._finder(route, exchange)
         if (
             head is None
             or route is None
+            or find is None
             or exchange.outcome is not Outcome.HIT
-            or not isinstance(route.request, ManifestRequest)
-            or route.upstream is None
-            or route.repository is None
             or len(head) > _LONGEST_HEAD_BYTES
             or request.version != HttpVersion11
             or not request.keep_alive
-            or "If-None-Match" in request.headers
+            or not _DECIDING.isdisjoint(request.headers)
             or (self._tracer is not UNTRACED and "traceparent" in request.headers)
         ):
             return
@@ -108,11 +120,30 @@ class HotRequests:
         self._known[self._key(head)] = _KnownRequest(
             is_head=request.method == "HEAD",
             route=route,
-            upstream=route.upstream,
-            repository=route.repository,
-            reference=route.request.reference,
+            find=find,
             admission=exchange.admission,
         )
+
+    def _finder(self, route: Route, exchange: Exchange) -> Callable[[], _Found | None] | None:
+        """Return what looks into memory for a request; None where nothing that it asks for is ever there."""
+        if route.upstream is None or route.repository is None:
+            return None
+        match route.request:
+            case ManifestRequest(reference=reference):
+                return partial(self._find_manifest, route.upstream, route.repository, reference)
+            case BlobRequest(digest=digest) if 0 < exchange.bytes_sent <= SMALL_BYTES:
+                descriptor = Descriptor(media_type=OCTET_STREAM, digest=digest, size_bytes=exchange.bytes_sent)
+                return partial(self._find_blob, route.repository, descriptor)
+            case _:
+                return None
+
+    def _find_manifest(self, upstream: Upstream, repository: Repository, reference: Reference) -> _Found | None:
+        found = self._pull.peek_manifest(upstream, repository, reference)
+        return None if found is None else _Found(found[0].descriptor, found[0].body, found[1])
+
+    def _find_blob(self, repository: Repository, descriptor: Descriptor) -> _Found | None:
+        content = self._pull.blobs.peek(repository, descriptor.digest)
+        return None if content is None else _Found(descriptor, content)
 
     def answer(self, head: bytes, *, client: str, write: Callable[[bytes], object]) -> bool:
         """Write the answer and account for it; False, and nothing has happened, where this request is not for here."""
@@ -122,22 +153,14 @@ class HotRequests:
         started = time.perf_counter()
         if self._gate is not None and not self._gate.still_admits(known.admission, client):
             return False
-        found = self._pull.peek_manifest(known.upstream, known.repository, known.reference)
-        if found is None:
-            return False
-        manifest, ttl_seconds = found
-        if len(manifest.body) > _LARGEST_BODY_BYTES:
+        found = known.find()
+        if found is None or len(found.body) > _LARGEST_BODY_BYTES:
             return False
         ready, date = known.ready, rfc822_formatted_time()
-        if (
-            ready is None
-            or ready.descriptor is not manifest.descriptor
-            or ready.ttl_seconds != ttl_seconds
-            or ready.date != date
-        ):
-            ready = known.ready = self._make_ready(known, manifest, ttl_seconds, date)
+        if ready is None or ready.date != date or not found.is_like(ready.found):
+            ready = known.ready = self._make_ready(known, found, date)
         request_id = new_request_id()
-        body = b"" if known.is_head else manifest.body
+        body = b"" if known.is_head else found.body
         write(b"%b%b%b%b" % (ready.before_id, request_id.encode(), ready.after_id, body))
         if ready.exchange.add(request_id, client, time.perf_counter() - started):
             asyncio.get_running_loop().call_soon(ready.exchange.finish)
@@ -147,21 +170,17 @@ class HotRequests:
         """Return what a request is known by: its bytes, or where these may hold a password, their digest."""
         return head if self._gate is None or len(head) > _LONGEST_HEAD_BYTES else self._gate.digest(head)
 
-    def _make_ready(
-        self, known: _KnownRequest, manifest: LoadedManifest, ttl_seconds: int | None, date: str
-    ) -> _ReadyAnswer:
-        answer = ManifestAnswer(descriptor=manifest.descriptor, outcome=Outcome.HIT, ttl_seconds=ttl_seconds)
-        headers = manifest_headers(known.route, _ID_PLACE, answer)
-        headers |= {"Content-Length": str(len(manifest.body)), "Date": date, "Server": SERVER_SOFTWARE}  # as aiohttp
+    def _make_ready(self, known: _KnownRequest, found: _Found, date: str) -> _ReadyAnswer:
+        headers = _headers(known.route, found)
+        headers |= {"Content-Length": str(len(found.body)), "Date": date, "Server": SERVER_SOFTWARE}  # as aiohttp
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         before_id, _, after_id = f"HTTP/1.1 200 OK\r\n{lines}\r\n".encode("ascii").partition(_ID_PLACE.encode())
         exchange = Exchange("HEAD" if known.is_head else "GET", client=None, outcome=Outcome.HIT, status=200)
         exchange.admission = known.admission
         exchange.set_route(known.route)
-        exchange.bytes_sent = 0 if known.is_head else len(manifest.body)
+        exchange.bytes_sent = 0 if known.is_head else len(found.body)
         return _ReadyAnswer(
-            descriptor=manifest.descriptor,
-            ttl_seconds=ttl_seconds,
+            found=found,
             date=date,
             before_id=before_id,
             after_id=after_id,
@@ -172,3 +191,12 @@ class HotRequests:
         if self._tracer is UNTRACED:
             return RepeatedExchange(exchange, self._observer)
         return TracedRepeatedExchange(exchange, self._observer, self._tracer)
+
+
+def _headers(route: Route, found: _Found) -> dict[str, str]:
+    one = found.descriptor
+    if isinstance(route.request, BlobRequest):
+        blob = BlobAnswer(digest=one.digest, outcome=Outcome.HIT, size_bytes=one.size_bytes)
+        return blob_headers(route, _ID_PLACE, blob)
+    manifest = ManifestAnswer(descriptor=one, outcome=Outcome.HIT, ttl_seconds=found.ttl_seconds)
+    return manifest_headers(route, _ID_PLACE, manifest)

@@ -130,6 +130,9 @@ class PullHandlers:
             headers = blob_headers(route, exchange.request_id, answer)
             if etag_matches(request.headers.get("If-None-Match"), answer.digest):
                 return web.Response(status=304, headers=headers)
+            if answer.content is not None:
+                exchange.bytes_sent = len(answer.content)
+                return web.Response(body=answer.content, headers=headers)
             return await self._send_blob(request, exchange, answer, headers)
         finally:
             await answer.release()

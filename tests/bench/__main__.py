@@ -55,7 +55,7 @@ def _started(
     registry: RegistryProcess, image: Image, blobs: Sequence[Blob]
 ) -> Iterator[tuple[Server, Sequence[Server]]]:
     files = {f"manifests/{image.digest}": image.manifest, "manifests/1": image.manifest}
-    files |= {f"blobs/{one.digest}": one.content for one in blobs}
+    files |= {f"blobs/{one.digest}": one.content for one in (*blobs, image.config)}
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, ExitStack() as stack:
         root = Path(folder)
         root.chmod(0o755)

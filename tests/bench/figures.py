@@ -25,6 +25,8 @@ FIGURES = (
     Figure(key="digest_rate", title="hot manifest by digest", unit="requests per second"),
     Figure(key="tag", title="hot manifest by tag", unit="requests per CPU second"),
     Figure(key="tag_rate", title="hot manifest by tag", unit="requests per second"),
+    Figure(key="small", title="hot image configuration", unit="requests per CPU second"),
+    Figure(key="small_rate", title="hot image configuration", unit="requests per second"),
     Figure(key="blob4", title="hot blob, 4 clients", unit="MB per CPU second"),
     Figure(key="blob64", title="hot blob, 64 clients", unit="MB per CPU second"),
     Figure(key="blob4_all", title="hot blob, 4 clients", unit="MB per CPU second of server and clients"),

@@ -15,7 +15,7 @@ from tests.support.faults import Fault, Slow
 from tests.support.images import Blob, Image, blob
 from tests.support.process import RegistryProcess
 
-MANIFEST_CONNECTIONS = 16
+SMALL_CONNECTIONS = 16
 _WORKERS_CONNECTIONS = 64
 _LARGE_TIMES_AS_LONG = 3  # 64 connections share what the machine sends: in 3 s, none has had one blob whole
 COLD_BYTES = 128_000_000
@@ -26,13 +26,14 @@ _SETTLED_SECONDS = 0.3
 def hot(results: Results, servers: Sequence[Server], image: Image, big: Blob, *, rounds: int, seconds: int) -> None:
     """Ask again and again for what every server has."""
     manifest, by_tag, content = f"manifests/{image.digest}", "manifests/1", f"blobs/{big.digest}"
+    small = f"blobs/{image.config.digest}"
     for server in servers:
-        load.fetch([server.url(by_tag), server.url(manifest), server.url(content)])
+        load.fetch([server.url(by_tag), server.url(manifest), server.url(content), server.url(small)])
     for _ in range(rounds):
         for server in servers:
-            for key, path in (("digest", manifest), ("tag", by_tag)):
+            for key, path in (("digest", manifest), ("tag", by_tag), ("small", small)):
                 with usage.used_by(server.pids) as used:
-                    done = load.ask_again_and_again(server.url(path), connections=MANIFEST_CONNECTIONS, seconds=seconds)
+                    done = load.ask_again_and_again(server.url(path), connections=SMALL_CONNECTIONS, seconds=seconds)
                 results.add(key, server.name, done.requests / used.cpu_seconds)
                 results.add(f"{key}_rate", server.name, done.requests / done.seconds)
             for key, connections in (("blob4", 4), ("blob64", 64)):

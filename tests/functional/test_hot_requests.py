@@ -18,17 +18,20 @@ from mirror.web import hot
 from mirror.web.exchange import new_request_id
 from mirror.web.server import Handler
 from tests.functional.conftest import StartMirror
+from tests.support.commands import control
 from tests.support.images import docker_image
 from tests.support.mirrors import MirrorProcess
 from tests.support.passwords import PASSWORD, USER, basic, write_htpasswd
 from tests.support.process import RegistryProcess
 from tests.support.pulling import MirrorClient
 from tests.support.registry import TestRegistry
+from tests.support.waiting import wait_until
 
 NAME = "library/app"
 IMAGE = docker_image(1)
 TAG = f"/v2/{NAME}/manifests/latest"
 DIGEST = f"/v2/{NAME}/manifests/{IMAGE.digest}"
+BLOB = f"/v2/{NAME}/blobs/{IMAGE.config.digest}"
 VARYING = {"x-request-id", "date", "cache-status"}
 
 
@@ -89,6 +92,13 @@ def request(path: str, method: str = "GET", *headers: str) -> bytes:
     return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: mirror", *headers, "", ""]).encode()
 
 
+async def settled(client: MirrorClient) -> None:
+    """Wait until every download has its name in the store."""
+    async with asyncio.timeout(10):
+        while client.mirror.metrics.get_sample_value("mirror_fills_in_progress"):
+            await client.get("/healthz")
+
+
 async def warmed(raw: Raw, *requests: bytes) -> None:
     """Have the content, then let each request be a hit once."""
     for one in (request(TAG), *requests):
@@ -116,6 +126,60 @@ async def test_a_known_request_gets_the_same_answer(
     assert headers.keys() == first_headers.keys()
     assert headers["x-request-id"] != first_headers["x-request-id"]
     assert body == (b"" if method == "HEAD" else IMAGE.manifest)
+
+
+async def test_a_known_request_for_a_small_blob_gets_the_same_answer(client: MirrorClient, handled: Handled) -> None:
+    async with connected(client) as raw:
+        await warmed(raw, request(BLOB))
+        await settled(client)
+        first_status, first_headers, first_body = await raw.ask(request(BLOB))
+        handled.paths.clear()
+        with capture_logs() as events:
+            status, headers, body = await raw.ask(request(BLOB))
+            await client.get("/healthz")  # the loop has turned
+    assert handled.paths == ["/healthz"]
+    assert (status, body) == (first_status, first_body) == (b"HTTP/1.1 200 OK", IMAGE.config.content)
+    assert headers["cache-status"] == first_headers["cache-status"] == "mirror; hit"
+    assert {name: headers[name] for name in headers.keys() - VARYING} == {
+        name: first_headers[name] for name in first_headers.keys() - VARYING
+    }
+    assert headers.keys() == first_headers.keys()
+    (served,) = [event for event in events if event.get("kind") == "blob"]
+    assert (served["outcome"], served["bytes_sent"], served["reference"]) == (
+        "hit",
+        len(body),
+        str(IMAGE.config.digest),
+    )
+
+
+@pytest.mark.parametrize(
+    ("extra", "status"), [("Range: bytes=0-9", b" 206 "), (f'If-None-Match: "{IMAGE.config.digest}"', b" 304 ")]
+)
+async def test_a_small_blob_is_answered_in_part_or_not_at_all_where_that_is_asked_for(
+    client: MirrorClient, extra: str, status: bytes
+) -> None:
+    async with connected(client) as raw:
+        await warmed(raw, request(BLOB))
+        await settled(client)
+        for _ in range(3):
+            assert (await raw.ask(request(BLOB)))[2] == IMAGE.config.content
+            told, _, body = await raw.ask(request(BLOB, "GET", extra))
+            assert status in told
+            assert body == (IMAGE.config.content[:10] if b"206" in status else b"")
+
+
+def test_a_small_blob_that_was_removed_is_fetched_again() -> None:
+    with RegistryProcess() as registry, MirrorProcess({"docker.io": registry.base_url}, workers=2) as mirror:
+        registry.add(NAME, "latest", IMAGE)
+        mirror.request(TAG)
+        mirror.request(DIGEST)
+        wait_until(lambda: mirror.request(BLOB).cache_status == "mirror; hit")
+        for _ in range(20):
+            assert mirror.request(BLOB).body == IMAGE.config.content
+        control(mirror, "rm", image=NAME)
+        answer = mirror.request(BLOB)
+    assert answer.body == IMAGE.config.content
+    assert answer.cache_status.endswith("; fwd-status=200; stored")
 
 
 async def test_it_is_logged_and_counted_like_any_other(client: MirrorClient) -> None:
