@@ -15,6 +15,7 @@ import yaml
 
 from mirror.config import Config, load
 from tests.support.cluster import Cluster, unpack_programs
+from tests.unit.test_deploy import VERSIONS
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="helm and kubectl come for x86-64 only")
 
@@ -87,7 +88,8 @@ def validate(documents: list[dict[str, Any]]) -> None:
     assert {document["kind"] for document in documents} >= _KINDS
     for document in documents:
         if document["kind"] != "ServiceMonitor":  # the Prometheus operator's own
-            kubernetes_validate.validate(document, "1.37", strict=True)
+            for version in VERSIONS:
+                kubernetes_validate.validate(document, version, strict=True)
 
 
 def pod(documents: list[dict[str, Any]]) -> dict[str, Any]:
@@ -246,7 +248,7 @@ def test_whoever_installs_it_is_told_where_it_answers(cluster: Cluster, settings
 def test_kustomize_joins_what_is_there(cluster: Cluster, folder: str) -> None:
     documents = cluster.kustomized(_DEPLOY / folder)
     for document in documents:
-        kubernetes_validate.validate(document, "1.37", strict=True)
+        kubernetes_validate.validate(document, VERSIONS[-1], strict=True)
     maps = {each["metadata"]["name"] for each in documents if each["kind"] == "ConfigMap"}
     specs = [each["spec"]["template"]["spec"] for each in documents if each["kind"] in {"StatefulSet", "DaemonSet"}]
     named = {volume["configMap"]["name"] for spec in specs for volume in spec["volumes"] if "configMap" in volume}

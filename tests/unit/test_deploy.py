@@ -19,7 +19,7 @@ from mirror.config import load
 
 _DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 _KUBERNETES = _DEPLOY / "kubernetes"
-_VERSIONS = ("1.30", "1.37")
+VERSIONS = ("1.30", "1.37")
 _OPERATORS = {"ServiceMonitor", "Kustomization"}  # kinds that are not Kubernetes's own
 
 
@@ -33,7 +33,7 @@ def manifests() -> Iterator[tuple[Path, dict[str, Any]]]:
             yield page, document
 
 
-@pytest.mark.parametrize("version", _VERSIONS)
+@pytest.mark.parametrize("version", VERSIONS)
 def test_each_manifest_is_valid(version: str) -> None:
     checked = [document for _, document in manifests() if document["kind"] not in _OPERATORS]
     for document in checked:
@@ -98,4 +98,4 @@ def test_the_examples_are_in_their_formats() -> None:
     dind = next(one for one in controller["template"]["spec"]["containers"] if one["name"] == "dind")
     assert any(argument.startswith("--registry-mirror=") for argument in dind["args"])
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "runner"}, "spec": controller["template"]["spec"]}
-    kubernetes_validate.validate(pod, _VERSIONS[-1], strict=True)
+    kubernetes_validate.validate(pod, VERSIONS[-1], strict=True)
