@@ -10,6 +10,7 @@ from tests.support.clients import ARCHITECTURE, ClientFailed, Dockerd
 from tests.support.images import docker_list, oci_index
 from tests.support.mirrors import MirrorProcess
 from tests.support.process import RegistryProcess
+from tests.support.snippets import MIRROR, snippet
 
 pytestmark = pytest.mark.clients
 
@@ -64,3 +65,13 @@ def test_what_buildkit_builds_on_comes_through_the_mirror(
     requests = [request for request in upstreams["docker.io"].requests if request.repository == "library/base"]
     assert {request.reference for request in requests} == {"1", base.digest, *fetched}
     assert all(request.headers["user-agent"].startswith("mirror/") for request in requests)
+
+
+def test_an_image_of_another_registry_is_pulled_by_the_path_that_the_page_shows(
+    dockerd: Dockerd, upstreams: Mapping[str, RegistryProcess], mirror: MirrorProcess, seed: int
+) -> None:
+    index = docker_list(seed)
+    upstreams["ghcr.io"].add("owner/shown", "1", index)
+    shown = snippet("docs/clients.md", "docker pull").replaced({MIRROR: mirror.host, "OWNER/NAME:TAG": "owner/shown:1"})
+    dockerd.run(*shown.split())
+    assert dockerd.config_digest(shown.split()[-1]) == index.image(ARCHITECTURE).config.digest

@@ -15,6 +15,7 @@ from tests.support.clients import ARCHITECTURE, Dockerd
 from tests.support.images import docker_list
 from tests.support.ports import end_process, start_process, wait_for_port
 from tests.support.process import RegistryProcess
+from tests.support.snippets import snippet
 
 pytestmark = pytest.mark.clients
 
@@ -49,7 +50,7 @@ def _make_serve(clone: Path, listen: str, environment: Mapping[str, str]) -> Ite
     (clone / "own.toml").write_text('[log]\nlevel = "debug"\n', encoding="utf-8")
     with (clone / "log").open("wb") as log:
         process = start_process(
-            ["make", "serve", f"ARGS=--listen {listen} --config own.toml"],
+            [*snippet("README.md", "make serve").text.split(), f"ARGS=--listen {listen} --config own.toml"],
             output=log,
             errors=log,
             environment=environment,

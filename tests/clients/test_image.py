@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import tarfile
@@ -20,13 +21,20 @@ from tests.support.faults import Fault, Slow
 from tests.support.images import blob, docker_list
 from tests.support.ports import free_port, wait_for_port
 from tests.support.process import RegistryProcess
+from tests.support.snippets import snippet
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(1200)]
 
 _ROOT = Path(__file__).resolve().parents[2]
 _AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
-_BASE, _IMAGE, _NAME = "base:test", "mirror:test", "the-mirror"
+_BASE, _NAME = "base:test", "mirror"
 _BUILD_SECONDS = 900
+
+
+def shown() -> list[list[str]]:
+    """Return the words of the commands of docs/install.md, but for the port: the network is the machine's own."""
+    script = snippet("docs/install.md", "docker build").replaced({"-p 5000:5000 ": "", "\\\n": ""})
+    return [shlex.split(line) for line in script.splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -55,18 +63,8 @@ def dockerd(port: int, root_file_system: Path) -> Iterator[Dockerd]:
         shutil.rmtree(root_file_system)
         docker(daemon, "import", packed, _BASE)
         packed.unlink()
-        dockerfile = _ROOT / "deploy" / "Dockerfile"
-        options: list[str | Path] = [
-            "--network",
-            "host",
-            "--build-arg",
-            f"BASE={_BASE}",
-            "--file",
-            dockerfile,
-            "--tag",
-            _IMAGE,
-        ]
-        docker(daemon, "build", *options, _ROOT)
+        build, _ = shown()
+        docker(daemon, "build", "--network", "host", "--build-arg", f"BASE={_BASE}", *build[2:])
         yield daemon
 
 
@@ -80,7 +78,13 @@ def docker(daemon: Dockerd, *arguments: str | Path) -> str:
     """Run ``docker``, for as long as it takes to build an image, which goes out to fetch what it is made of."""
     environment = {name: value for name, value in daemon.environment.items() if not name.endswith("_PROXY")}
     done = subprocess.run(
-        ["docker", *arguments], env=environment, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False
+        ["docker", *arguments],
+        env=environment,
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+        timeout=_BUILD_SECONDS,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.strip()
@@ -94,10 +98,9 @@ def container(dockerd: Dockerd, registry: RegistryProcess, port: int) -> Iterato
         "MIRROR_HEALTH_URL": f"http://127.0.0.1:{port}/healthz",
         "MIRROR_UPSTREAMS__DOCKER_IO__ENDPOINTS": registry.base_url,
     }
-    hardened = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]  # noqa: S108 - the container's
     variables = [word for name, value in settings.items() for word in ("--env", f"{name}={value}")]
-    volume = ["--volume", "cache:/var/cache/mirror"]
-    docker(dockerd, "run", "--detach", "--name", _NAME, "--network", "host", *hardened, *variables, *volume, _IMAGE)
+    _, run = shown()
+    docker(dockerd, "run", "--network", "host", *variables, *run[2:])
     try:
         wait_for_port(port)
         yield _NAME

@@ -15,6 +15,7 @@ import yaml
 
 from mirror.config import Config, load
 from tests.support.cluster import Cluster, unpack_programs
+from tests.support.snippets import ROOT, snippet
 from tests.unit.test_deploy import VERSIONS
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="helm and kubectl come for x86-64 only")
@@ -242,6 +243,19 @@ def test_whoever_installs_it_is_told_where_it_answers(cluster: Cluster, settings
     done = cluster.helm("install", "mirror", _CHART, "--namespace", "registries", "--dry-run=client", *chosen)
     assert done.returncode == 0, done.stderr
     assert said in done.stdout.partition("NOTES:")[2]
+
+
+def test_a_cluster_takes_what_the_page_tells_to_type(cluster: Cluster) -> None:
+    """There is no cluster: kubectl says what it would apply, helm what it would install."""
+    apply, install = snippet("docs/install.md", "kubectl apply").text.splitlines()
+    *front, folder = apply.split()
+    assert front == ["kubectl", "apply", "-k"]
+    validate(cluster.kustomized(ROOT / folder))
+    helm, *arguments = (ROOT / word if word.startswith("deploy/") else word for word in install.split())
+    assert helm == "helm"
+    done = cluster.helm(*arguments, "--dry-run=client")
+    assert done.returncode == 0, done.stderr
+    assert "REGISTRY/mirror:" in done.stdout
 
 
 @pytest.mark.parametrize("folder", ["kubernetes", "kubernetes/nodes"])

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from mirror.config import load
+from tests.support.snippets import ROOT, snippet
 
 _DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 _KUBERNETES = _DEPLOY / "kubernetes"
@@ -78,9 +79,13 @@ def test_the_nodes_are_told_the_port_that_the_service_has() -> None:
 
 
 def test_compose_understands_its_file() -> None:
-    page = _DEPLOY / "compose" / "compose.yaml"
-    command: list[str | Path] = ["docker-compose", "--file", page, "config"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env={"PATH": os.environ["PATH"]})
+    shown = snippet("docs/install.md", "docker compose")
+    *front, up, detached = shown.replaced({"docker compose": "docker-compose"}).split()
+    assert (up, detached) == ("up", "-d")
+    command = [*front, "config"]  # all that can be done where its images cannot be fetched
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={"PATH": os.environ["PATH"]}, cwd=ROOT
+    )
     services = yaml.safe_load(done.stdout)["services"]
     assert sorted(services) == ["grafana", "mirror", "prometheus"]
     mounted = [volume for one in services.values() for volume in one["volumes"] if volume.startswith("/")]
