@@ -56,6 +56,9 @@ def _carried(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     return address.ipv4_mapped or address.sixtofour
 
 
+_MOST_NAMES = 10_000  # that redirects may lead to; what is not remembered counts as public, and leads to nothing inside
+
+
 class Surroundings(AbstractResolver):
     """What is known of where the hosts are that the configuration leads to; resolves their names."""
 
@@ -72,7 +75,8 @@ class Surroundings(AbstractResolver):
         """Look a name up. What was public once counts as public for good: its owner may change it at will."""
         found = await self._lookup.resolve(host, port, family)
         is_inside = not any(self._is_public(one["host"]) for one in found)
-        self._names[host] = is_inside and self._names.get(host, True)
+        if host in self._names or len(self._names) < _MOST_NAMES:
+            self._names[host] = is_inside and self._names.get(host, True)
         return found
 
     async def close(self) -> None:

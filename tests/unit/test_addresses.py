@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 
 import pytest
+from aiohttp.abc import AbstractResolver, ResolveResult
 from hypothesis import given
 from hypothesis import strategies as st
+from yarl import URL
 
-from mirror.upstream.addresses import is_public
+from mirror.upstream import addresses
+from mirror.upstream.addresses import Surroundings, is_public
 
 INSIDE = [
     "127.0.0.1",
@@ -65,3 +69,26 @@ def test_an_address_is_no_better_for_being_carried_in_another(address: ipaddress
         str(ipaddress.IPv6Address((0x2002 << 112) | (int(address) << 80))),
     ]
     assert {is_public(carrier) for carrier in carriers} == {is_public(str(address))}
+
+
+class EverythingInside(AbstractResolver):
+    """Knows every name, at an address of a private network."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        return [{"hostname": host, "host": "10.0.0.1", "port": port, "family": family, "proto": 0, "flags": 0}]
+
+    async def close(self) -> None:
+        return
+
+
+async def test_of_endless_names_only_so_many_are_remembered_and_the_others_count_as_public(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(addresses, "_MOST_NAMES", 3)
+    surroundings = Surroundings(is_public, allowed=(), lookup=EverythingInside())
+    names = [f"host{number}.test" for number in range(5)]
+    for name in names * 2:
+        await surroundings.resolve(name)
+    assert [surroundings.is_inside(URL(f"http://{name}")) for name in names] == [True, True, True, False, False]
