@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mirror.oci.digest import Digest
-    from mirror.oci.reference import Repository, Tag
+    from mirror.oci.reference import Reference, Repository, Tag
     from mirror.policy import StoredTag
     from mirror.ports import Clock, Held, Tracer
+    from mirror.ports.tracer import Facts
 
 
 class TracedIndex(DiskIndex):
@@ -29,16 +30,22 @@ class TracedIndex(DiskIndex):
 
     async def find_tag(self, repository: Repository, tag: Tag) -> StoredTag | None:
         """Return what the tag pointed at when it was last confirmed."""
-        facts = {"mirror.repository": str(repository), "mirror.reference": str(tag)}
-        with self._tracer.part("index.find_tag", facts) as span:
+        with self._tracer.part("index.find_tag", _facts(repository, tag)) as span:
             found = await super().find_tag(repository, tag)
             span.describe({"mirror.found": found is not None})
             return found
 
     async def find_held(self, repository: Repository, digest: Digest) -> Held | None:
         """Return how the repository is known to hold the content, if it is."""
-        facts = {"mirror.repository": str(repository), "mirror.reference": str(digest)}
-        with self._tracer.part("index.find_held", facts) as span:
+        with self._tracer.part("index.find_held", _facts(repository, digest)) as span:
             found = await super().find_held(repository, digest)
             span.describe({"mirror.found": found is not None})
             return found
+
+
+def _facts(repository: Repository, reference: Reference) -> Facts:
+    return {
+        "mirror.upstream": repository.upstream,
+        "mirror.repository": repository.name,
+        "mirror.reference": str(reference),
+    }

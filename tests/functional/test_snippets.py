@@ -322,7 +322,7 @@ def test_traces_are_switched_on(registry: RegistryProcess, checkout: Path) -> No
         try:
             wait_for_port(port, process=process)
             run_shell(f"curl -sI http://127.0.0.1:{port}/v2/library/alpine/manifests/latest", checkout)
-            collector.named("HEAD manifest")
+            collector.named("HEAD manifest", "library/alpine")
         finally:
             end_process(process)
 

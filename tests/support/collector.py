@@ -59,17 +59,18 @@ class Collector:
         """All that has come."""
         return tuple(self._spans)
 
-    def named(self, name: str, count: int = 1) -> list[Span]:
-        """Wait until there are so many spans of a name, and return them."""
-        wait_until(lambda: len(self._named(name)) >= count)
-        return self._named(name)
+    def about(self, name: str, repository: str) -> list[Span]:
+        """Return the spans of a name about a repository that have come."""
+        return [span for span in self.spans if (span.name, span.facts.get("mirror.repository")) == (name, repository)]
+
+    def named(self, name: str, repository: str, count: int = 1) -> list[Span]:
+        """Wait until there are so many spans of a name about a repository, and return them."""
+        wait_until(lambda: len(self.about(name, repository)) >= count)
+        return self.about(name, repository)
 
     def parts_of(self, whole: Span) -> list[Span]:
-        """Return the spans whose parent is this one, in no order; some may come later."""
+        """Return the spans whose parent is this one; those that end after it may come later."""
         return [span for span in self.spans if span.parent == whole.id]
-
-    def _named(self, name: str) -> list[Span]:
-        return [span for span in self.spans if span.name == name]
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         spans = self._spans

@@ -94,6 +94,15 @@ def test_compose_understands_its_file() -> None:
     load(path=_DEPLOY / "compose" / "config" / "mirror.toml", environ={}, overrides={})
 
 
+def test_an_image_can_be_built_with_traces_and_is_the_same_otherwise() -> None:
+    dockerfile = (_DEPLOY / "Dockerfile").read_text()
+    chosen = re.findall(r"REQUIREMENTS=(requirements/\S+)", dockerfile)
+    assert chosen == ["requirements/traces.txt", "requirements/runtime.txt"]
+    with_traces, usual = (set(re.findall(r"^(\S+==\S+)", (ROOT / path).read_text(), re.MULTILINE)) for path in chosen)
+    assert usual < with_traces
+    assert any(pin.startswith("opentelemetry-sdk==") for pin in with_traces)
+
+
 def test_the_examples_are_in_their_formats() -> None:
     runner = tomllib.loads((_DEPLOY / "examples" / "gitlab-runner.toml").read_text())
     assert "--registry-mirror" in json.dumps(runner)
