@@ -306,17 +306,14 @@ def test_traces_are_switched_on(registry: RegistryProcess, checkout: Path) -> No
     shown = snippet("docs/metrics.md", ".venv/bin/pip install")
     port = free_port()
     with Collector() as collector:
-        (endpoint,) = {value for name, value in collector.environment.items() if name.endswith("ENDPOINT")}
+        soon = collector.environment
+        endpoint = soon.pop("OTEL_EXPORTER_OTLP_ENDPOINT")  # the page says where to
         install, serve = shown.replaced({"http://collector.example.net:4318": endpoint}).splitlines()
         run_shell(install, checkout)
         process = start_process(
             ["bash", "-c", f"{serve} --listen 127.0.0.1:{port}"],
             output=subprocess.DEVNULL,
-            environment={
-                **os.environ,
-                **collector.environment,
-                HUB: registry.base_url,
-            },
+            environment={**os.environ, **soon, HUB: registry.base_url},
             folder=checkout,
         )
         try:

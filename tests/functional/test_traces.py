@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -22,6 +23,7 @@ from tests.support.mirrors import MirrorProcess, settings
 from tests.support.process import RegistryProcess
 from tests.support.pulling import mirror_client
 from tests.support.registry import TestRegistry
+from tests.support.snippets import ROOT
 from tests.support.waiting import wait_until
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -214,6 +216,23 @@ def test_who_looks_after_the_mirror_is_not_traced(
     mirror.request(content.blob)
     collector.named("GET blob", content.name)
     assert {span.facts["mirror.kind"] for span in collector.spans if span.role == "server"} <= {"manifest", "blob"}
+
+
+def test_each_span_and_what_it_says_is_documented(
+    mirror: MirrorProcess, collector: Collector, content: Content
+) -> None:
+    for path in (content.manifest, content.manifest, content.blob, f"/v2/{content.name}/blobs/none"):
+        mirror.request(path)
+    mirror.request(content.manifest, method="DELETE")
+    collector.named("GET blob", content.name)
+    wait_until(lambda: any(span.name == "request" for span in collector.spans))
+    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8").partition("## Traces")[2]
+    rows = [re.findall(r"`([^`]+)`", row) for row in page.splitlines() if row.startswith("| `")]
+    documented = {name: set(row) for row in rows for name in row}
+    for span in collector.spans:
+        name = "GET manifest" if span.role == "server" and span.name != "request" else span.name
+        said = {key if key in documented[name] else key.removeprefix("mirror.") for key in span.facts}
+        assert said <= documented[name], span
 
 
 def test_each_worker_sends_its_own_and_the_last_of_them_before_it_ends(

@@ -7,8 +7,10 @@ import subprocess
 
 import pytest
 
+from mirror.cli.main import make_parser
 from tests.support.snippets import ROOT, Snippet, claims, matching, snippet, snippets
 
+_COMMAND = re.compile(r"(?:^|[ /$])mirror ([a-z-]+(?: [^|#;]+)?)")
 _LANGUAGES = {"sh", "console", "toml", "yaml", "json", ""}
 _PER_PAGE = {page.relative_to(ROOT): page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md")}
 
@@ -62,3 +64,27 @@ def test_the_builder_is_given_a_file_that_the_page_shows() -> None:
     """Debian's docker.io comes without buildx, so the command is only parsed: it names the file shown above it."""
     command = snippet("docs/clients.md", "docker buildx create --use --buildkitd-config buildkitd.toml")
     assert command.text.split()[-1] == "buildkitd.toml"
+
+
+# --- what is written within the text
+
+
+def commands_named() -> list[tuple[str, str]]:
+    """Return page and words of each `mirror …` that is set as code, within the text or in a block."""
+    found = []
+    for page in [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        text = page.read_text(encoding="utf-8")
+        code = [span.replace("\n", " ") for span in re.findall(r"(?<!`)`([^`]+)`(?!`)", text)]
+        code += [line for block in re.findall(r"```(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+        found += [(page.name, words) for line in code for words in _COMMAND.findall(line)]
+    return found
+
+
+def test_each_command_and_option_that_a_page_names_exists() -> None:
+    (commands,) = [one.choices for one in make_parser()._actions if isinstance(one.choices, dict)]  # noqa: SLF001 - argparse tells it nowhere else
+    named = [(page, words) for page, words in commands_named() if words.split()[0] in commands]
+    assert {words.split()[0] for _, words in named} == set(commands)
+    for page, words in named:
+        options = commands[words.split()[0]]._option_string_actions  # noqa: SLF001 - as above
+        used = {word.partition("=")[0] for word in words.split()[1:] if re.match(r"--?[a-z]", word)}
+        assert used <= set(options), f"{page}: mirror {words}"
