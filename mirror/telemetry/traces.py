@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _PROTOCOL = "http/protobuf"
-_LAST_SECONDS = 3.0  # for what is left at the end; a collector that is away would take ten
+_LAST_SECONDS = 2.0  # for what is left at the end; a collector that is away would take ten
 
 
 @asynccontextmanager

@@ -344,7 +344,7 @@ def test_it_is_installed_for_systemd(tmp_path: Path) -> None:
     script = script.replace("systemctl daemon-reload\n", "").replace(
         "systemctl enable --now", f"systemctl --root={tmp_path} enable"
     )
-    found = {"PYTHONPATH": str(installed_already(tmp_path / "site"))}
+    found = {"PYTHONPATH": str(installed_already(tmp_path / "site")), "PIP_NO_COMPILE": "1"}
     run_shell(script, checkout, found, longest_seconds=150.0)
     installed = tmp_path / "opt" / "mirror" / "bin" / "mirror"
     run_shell(f"{installed} check --config {tmp_path}/etc/mirror/mirror.toml", tmp_path, OFFLINE | found)

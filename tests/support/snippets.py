@@ -102,7 +102,8 @@ def _snippets_of(page: Path) -> Iterator[Snippet]:
 
 
 def _claims_of(path: Path) -> Iterator[tuple[str, str]]:
-    for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    text = path.read_text(encoding="utf-8")
+    for call in ast.walk(ast.parse(text)) if "snippet(" in text else ():
         match call:
             case ast.Call(
                 func=ast.Name(id="snippet"), args=[ast.Constant(value=str(page)), ast.Constant(value=str(begins))]
