@@ -17,6 +17,7 @@ from mirror.cli.sockets import short_name
 from tests.support.commands import ask, run_command
 from tests.support.mirrors import MirrorProcess
 from tests.support.ports import free_port
+from tests.support.waiting import wait_until
 
 NOWHERE = {"docker.io": "http://127.0.0.1:1"}
 
@@ -50,6 +51,7 @@ def send(
 @pytest.mark.parametrize("workers", [1, 2])
 def test_only_its_owner_can_reach_the_socket_and_it_goes_with_the_server(workers: int) -> None:
     with MirrorProcess(NOWHERE, workers=workers) as mirror:
+        wait_until(control_of(mirror).exists)  # the port was open before
         status = control_of(mirror).lstat()
         assert stat.S_ISSOCK(status.st_mode)
         assert stat.S_IMODE(status.st_mode) == 0o600

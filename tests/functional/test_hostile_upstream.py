@@ -542,7 +542,8 @@ async def test_an_upstreams_headers_are_not_handed_on(start_mirror: StartMirror,
         for what in ("tag", "digest", "tags", "referrers"):
             found = await get(client, PATHS[what])
             assert {header.lower() for header in found.headers} <= OUR_HEADERS
-            assert not any("njected" in text or "aaaa" in text for text in found.headers.values())
+            # not fewer: the request's id may have a few of them in a row
+            assert not any("njected" in text or "a" * 17 in text for text in found.headers.values())
             if found.status != 200:
                 assert found.status in {502, 504}
             elif what in {"tag", "digest"}:
