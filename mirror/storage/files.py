@@ -93,7 +93,11 @@ def open_file(path: Path, flags: int, mode: int = 0o644) -> int:
     Raises:
         OSError: it is something else, or cannot be opened.
     """
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode)  # a pipe would wait
+    flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe would wait
+    try:  # a hit writes nothing, not even when the file was last read: that waits where much else is written
+        descriptor = os.open(path, flags | os.O_NOATIME, mode)
+    except PermissionError:  # only a file's owner may ask for that
+        descriptor = os.open(path, flags, mode)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
     os.close(descriptor)

@@ -65,6 +65,18 @@ async def test_what_is_put_is_found_whole(layout: Layout) -> None:
         assert os.pread(body.fileno(), len(CONTENT), 0) == CONTENT
 
 
+async def test_reading_a_blob_writes_nothing(layout: Layout) -> None:
+    store, path = FileBlobStore(layout), layout.blob(DIGEST)
+    await store.put(DIGEST, CONTENT)
+    os.utime(path, (1.0, path.stat().st_mtime))  # long ago: most systems would note a new time
+    assert await store.read(DIGEST, limit_bytes=len(CONTENT)) == CONTENT
+    body = await store.find(DIGEST)
+    assert body is not None
+    with closing(body):
+        assert os.pread(body.fileno(), len(CONTENT), 0) == CONTENT
+    assert path.stat().st_atime == 1.0
+
+
 async def test_a_rotten_manifest_is_as_good_as_none(layout: Layout) -> None:
     store = FileBlobStore(layout)
     await store.put(DIGEST, CONTENT)
