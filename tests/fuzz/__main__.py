@@ -26,7 +26,7 @@ negative_ttl = "1s"
 min_free = "64MiB"
 """
 _WARM_SHARE = 0.3
-_GROWTH_BYTES = 60_000_000  # of each worker: caches that fill up to their bounds, a heap that is not quite compact
+_GROWTH_BYTES = 60_000_000  # caches that fill up to their bounds
 _GROWTH_HANDLES = 40
 
 
@@ -110,7 +110,7 @@ async def _judge(
         await asyncio.sleep(0.2)
         after = Holdings.of(mirror)
     found = [*findings, *failures(mirror), *(f"wrong: {path}" for path in wrong_files(mirror.cache_folder))]
-    if after.resident_bytes - before.resident_bytes > _GROWTH_BYTES * len(mirror.worker_pids):
+    if after.resident_bytes - before.resident_bytes > _GROWTH_BYTES:
         found.append(f"memory grew from {before} to {after}")
     if after.handles - before.handles > _GROWTH_HANDLES:
         found.append(f"handles grew from {before} to {after}")
