@@ -6,8 +6,9 @@ import asyncio
 import os
 from typing import TYPE_CHECKING, Final
 
+from mirror.oci.digest import Digest
+
 if TYPE_CHECKING:
-    from mirror.oci.digest import Digest
     from mirror.ports import Body, Memory
 
 SMALL_BYTES: Final = 64 * 1024
@@ -41,6 +42,4 @@ def _read(digest: Digest, descriptor: int, size_bytes: int) -> bytes | None:
         content = os.pread(descriptor, size_bytes, 0)
     except OSError:  # whoever sends the file finds out too, and can say so
         return None
-    hasher = digest.hasher()
-    hasher.update(content)
-    return content if digest.matches(hasher) else None
+    return content if Digest.of(content, digest.algorithm) == digest else None

@@ -45,13 +45,6 @@ def stored_files(client: MirrorClient, folder: str = "blobs") -> list[Path]:
     return [path for path in (client.mirror.folder / folder).rglob("*") if path.is_file()]
 
 
-async def settled(client: MirrorClient) -> None:
-    """Wait until no download is in progress, its file named or removed included."""
-    async with asyncio.timeout(10):
-        while client.mirror.metrics.get_sample_value("mirror_fills_in_progress"):
-            await client.get("/healthz")
-
-
 def assert_whole(answer: Answer, content: Blob = LAYER) -> None:
     assert answer.status == 200
     assert answer.body == content.content
@@ -122,7 +115,7 @@ async def test_a_client_that_leaves_stops_nothing(registry: TestRegistry, client
         await only.take(1000)
         only.leave()
     registry.release()
-    await settled(client)
+    await client.settled()
     assert (await client.get(PATH)).cache_status == "mirror; hit"
     assert registry.count(kind="blob") == 1
 
@@ -237,7 +230,7 @@ async def test_wrong_bytes_are_never_completed_nor_stored(
             return answer.status == 200 and await answer.take_all()
 
     assert await asyncio.gather(*(try_to_read() for _ in range(3))) == [False] * 3
-    await settled(client)
+    await client.settled()
     assert stored_files(client) == stored_files(client, "partial") == []
     mismatches = client.mirror.metrics.get_sample_value("mirror_digest_mismatches_total", {"upstream": "docker.io"})
     assert mismatches is not None
@@ -357,7 +350,7 @@ async def test_odd_blobs_are_stored_and_served(registry: TestRegistry, client: M
         answer = await client.get(f"/v2/{NAME}/blobs/{odd.digest}")
         assert_whole(answer, odd)
         assert answer.cache_status == expected
-        await settled(client)
+        await client.settled()
 
 
 async def test_a_head_tells_the_length_and_fetches_nothing(registry: TestRegistry, client: MirrorClient) -> None:
@@ -375,7 +368,7 @@ async def test_a_blob_that_is_not_there_leaves_no_file(client: MirrorClient) -> 
     missing = blob(10, 99)
     answer = await client.get(f"/v2/{NAME}/blobs/{missing.digest}")
     assert (answer.status, answer.code) == (404, "BLOB_UNKNOWN")
-    await settled(client)
+    await client.settled()
     assert stored_files(client, "partial") == []
 
 
@@ -392,6 +385,6 @@ async def test_a_restart_goes_on_with_what_is_half_there(
     assert len(stored_files(first, "partial")) == 2
     registry.faults.clear()
     second = await start_mirror(registry.base_url)
-    await settled(second)
+    await second.settled()
     assert_whole(await second.get(PATH))
     assert registry.bytes_sent("blob") < 1.2 * len(LAYER.content)

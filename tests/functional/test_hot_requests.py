@@ -92,13 +92,6 @@ def request(path: str, method: str = "GET", *headers: str) -> bytes:
     return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: mirror", *headers, "", ""]).encode()
 
 
-async def settled(client: MirrorClient) -> None:
-    """Wait until every download has its name in the store."""
-    async with asyncio.timeout(10):
-        while client.mirror.metrics.get_sample_value("mirror_fills_in_progress"):
-            await client.get("/healthz")
-
-
 async def warmed(raw: Raw, *requests: bytes) -> None:
     """Have the content, then let each request be a hit once."""
     for one in (request(TAG), *requests):
@@ -131,7 +124,7 @@ async def test_a_known_request_gets_the_same_answer(
 async def test_a_known_request_for_a_small_blob_gets_the_same_answer(client: MirrorClient, handled: Handled) -> None:
     async with connected(client) as raw:
         await warmed(raw, request(BLOB))
-        await settled(client)
+        await client.settled()
         first_status, first_headers, first_body = await raw.ask(request(BLOB))
         handled.paths.clear()
         with capture_logs() as events:
@@ -160,7 +153,7 @@ async def test_a_small_blob_is_answered_in_part_or_not_at_all_where_that_is_aske
 ) -> None:
     async with connected(client) as raw:
         await warmed(raw, request(BLOB))
-        await settled(client)
+        await client.settled()
         for _ in range(3):
             assert (await raw.ask(request(BLOB)))[2] == IMAGE.config.content
             told, _, body = await raw.ask(request(BLOB, "GET", extra))

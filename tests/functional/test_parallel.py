@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,12 +41,6 @@ def files(client: MirrorClient) -> list[Path]:
     return [path for path in (client.mirror.folder / "partial").iterdir() if path.is_file()]
 
 
-async def settled(client: MirrorClient) -> None:
-    async with asyncio.timeout(10):
-        while client.mirror.metrics.get_sample_value("mirror_fills_in_progress"):
-            await client.get("/healthz")
-
-
 def ranged(registry: TestRegistry) -> int:
     return sum(request.range is not None for request in registry.requests)
 
@@ -59,7 +52,7 @@ async def test_a_large_blob_comes_by_several_requests_and_each_byte_once(
     assert all(answer.body == LAYER.content for answer in answers)
     assert ranged(registry) > 3
     assert registry.bytes_sent("blob") < 1.3 * LAYER.size_bytes
-    await settled(client)
+    await client.settled()
     assert files(client) == []
     assert (await client.get(PATH)).cache_status == "mirror; hit"
 
@@ -93,7 +86,7 @@ BREAKS: Sequence[tuple[str, Fault]] = [
 async def test_parts_that_fail_fail_nobody(registry: TestRegistry, client: MirrorClient, fault: Fault) -> None:
     registry.fail(fault)
     assert (await client.get(PATH)).body == LAYER.content
-    await settled(client)
+    await client.settled()
     assert files(client) == []
 
 
@@ -101,7 +94,7 @@ async def test_a_wrong_byte_in_a_part_completes_nothing(registry: TestRegistry, 
     registry.fail(Fault(action=FlipByte(position=3_000_000)))
     async with reading(client.mirror.base_url, PATH) as answer:
         assert not await answer.take_all()
-    await settled(client)
+    await client.settled()
     assert files(client) == []
     registry.heal()
     assert (await client.get(PATH)).body == LAYER.content
@@ -116,8 +109,8 @@ async def test_a_restart_goes_on_with_the_parts_that_are_there(
         assert any(path.suffix == ".part" for path in files(first))
     assert any(path.suffix == ".part" for path in files(first))
     second = await start_mirror(registry.base_url)
-    await settled(second)
+    await second.settled()
     assert (await second.get(PATH)).body == LAYER.content
-    await settled(second)
+    await second.settled()
     assert files(second) == []
     assert registry.bytes_sent("blob") < 1.5 * LAYER.size_bytes

@@ -77,6 +77,12 @@ class MirrorClient:
         """GET the same path many times at once."""
         return await asyncio.gather(*(self.get(path) for _ in range(number)))
 
+    async def settled(self) -> None:
+        """Wait until no download is in progress, its file named or removed included."""
+        async with asyncio.timeout(10):
+            while self.mirror.metrics.get_sample_value("mirror_fills_in_progress"):
+                await self.get("/healthz")
+
     async def pull(self, repository: str, tag: str, image: Image) -> dict[str, Answer]:
         """Ask for everything of an image that a client does; return the answers by what was asked."""
         answers = {
