@@ -43,6 +43,7 @@ def mirror(request: pytest.FixtureRequest, registry: RegistryProcess) -> Iterato
 def pull(mirror: MirrorProcess, repository: str, tag: str, image: Image) -> None:
     for part in (f"manifests/{tag}", f"manifests/{image.digest}", *(f"blobs/{one.digest}" for one in image.blobs)):
         assert mirror.request(f"/v2/{repository}/{part}").status == 200
+    mirror.settle()
 
 
 def images_of(told: list[Any]) -> dict[str, Any]:
@@ -198,6 +199,7 @@ def test_gc_removes_what_nothing_needs(
     loose = blob(50_000, 77)
     registry.add_blob(APP, loose)
     assert mirror.request(f"/v2/{APP}/blobs/{loose.digest}").status == 200
+    mirror.settle()
     if "no-server" in request.node.name:
         mirror.stop()
     left = mirror.cache_folder / "partial" / f"sha256-{'a' * 64}"

@@ -125,7 +125,7 @@ def test_a_client_that_leaves_ends_what_is_not_stored(registry: RegistryProcess,
         connection.request("GET", path_of(LARGE))
         connection.getresponse().read(1000)
         connection.close()
-        wait_until(lambda: b"mirror_fills_in_progress 0.0" in mirror.request("/metrics").body)
+        mirror.settle()
         assert is_at_rest(mirror)
 
 

@@ -23,7 +23,7 @@ def test_a_made_cache_is_served_and_whole_images_of_it_are_evicted(tmp_path: Pat
         assert hit_latencies(mirror, library.blobs, 100).number == 100
     bound = library.total_bytes * 9 // 10
     with mirror_on(tmp_path / "evicting", made, max_size=f"{bound}B") as mirror:
-        evicted = evict(mirror, library, until_bytes=bound)
+        evicted = evict(mirror, library, bound_bytes=bound)
     assert evicted.objects >= _IMAGES // 10 * OBJECTS_OF_AN_IMAGE
     assert evicted.objects % OBJECTS_OF_AN_IMAGE == 0
     layout = Layout(made)

@@ -53,7 +53,7 @@ def _measure(folder: Path, objects: int, requests: int) -> list[str]:
     ]
     bound = many.total_bytes * 9 // 10
     with mirror_on(folder / "evicting", folder / "many" / "made", max_size=f"{bound}B") as mirror:
-        evicted = evict(mirror, many, until_bytes=bound)
+        evicted = evict(mirror, many, bound_bytes=bound)
     meanwhile = _text(evicted.meanwhile)
     print(f"eviction of {evicted.objects} objects in {evicted.seconds:.1f} s, meanwhile: {meanwhile}", flush=True)
     if evicted.meanwhile.longest_ms > _LONGEST_REQUEST_MS:

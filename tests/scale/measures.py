@@ -14,6 +14,7 @@ from pathlib import Path
 from mirror.storage.files import Layout
 from tests.scale.library import Library, Stored
 from tests.support.mirrors import MirrorProcess
+from tests.support.waiting import wait_until
 
 _NOWHERE = {"docker.io": "http://127.0.0.1:9"}  # whatever is not answered from the cache fails
 _PATIENCE_SECONDS = 120.0
@@ -109,7 +110,7 @@ class Evicted:
     meanwhile: Latencies
 
 
-def evict(mirror: MirrorProcess, library: Library, *, until_bytes: int) -> Evicted:
+def evict(mirror: MirrorProcess, library: Library, *, bound_bytes: int) -> Evicted:
     """Start with a bound that is below what is stored, and ask for what stays until nothing goes any more."""
     layout, before = Layout(mirror.cache_folder), len(library.blobs) + len(library.manifests)
     kept = [one for some in (library.manifests, library.blobs) for one in some[len(some) // 2 :]]
@@ -117,17 +118,13 @@ def evict(mirror: MirrorProcess, library: Library, *, until_bytes: int) -> Evict
     mirror.start()
     began, latencies = time.perf_counter(), list[float]()
     with closing(Client(mirror)) as client:
-        while _stored_bytes(mirror) > until_bytes:
+        while mirror.metric("mirror_cache_bytes") > bound_bytes - bound_bytes // 16:  # where an eviction ends
             assert time.perf_counter() - began < _PATIENCE_SECONDS, "the eviction did not end"
             for _ in range(100):
                 seconds, is_hit = client.get(kept[len(latencies) % len(kept)])
                 assert is_hit, "what was used last was evicted"
                 latencies.append(seconds)
     seconds = time.perf_counter() - began
-    left = sum(1 for path in layout.blobs.rglob("*") if path.is_file())
-    return Evicted(objects=before - left, seconds=seconds, meanwhile=Latencies.of(latencies))
-
-
-def _stored_bytes(mirror: MirrorProcess) -> float:
-    lines = mirror.request("/metrics").body.decode().splitlines()
-    return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith("mirror_cache_bytes "))
+    left = sum(mirror.metric(f'mirror_cache_objects{{kind="{kind}"}}') for kind in ("blob", "manifest"))
+    wait_until(lambda: sum(path.is_file() for path in layout.blobs.rglob("*")) == left)  # files go after their accounts
+    return Evicted(objects=before - int(left), seconds=seconds, meanwhile=Latencies.of(latencies))

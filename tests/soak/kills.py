@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from tests.soak.clients import Findings, Load
 from tests.soak.content import Library
-from tests.soak.soak import bounded_mirror, metric, running, stored_files, until_at_rest, wrong_files
+from tests.soak.soak import bounded_mirror, running, stored_files, until_at_rest, wrong_files
 from tests.soak.weather import Weather
 from tests.support.mirrors import MirrorProcess
 from tests.support.process import RegistryProcess
@@ -140,7 +140,7 @@ def wait_for_answer(mirror: MirrorProcess) -> None:
 def _count(mirror: MirrorProcess, kills: Kills) -> None:
     """Compare what is counted with what is there, which the walk after a start may have to make right first."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
-    while (counted := metric(mirror, "mirror_cache_bytes")) != (stored := _stored_bytes(mirror)):
+    while (counted := mirror.metric("mirror_cache_bytes")) != (stored := _stored_bytes(mirror)):
         if time.monotonic() > deadline:
             kills.miscounts.append(f"{counted:.0f} bytes counted, {stored} stored")
             return

@@ -179,9 +179,9 @@ def _look_at_the_rest(report: Report, mirror: MirrorProcess) -> None:
     """Look at what is left when nobody asks any more."""
     report.left_files = until_at_rest(mirror)
     report.wrong_files = wrong_files(mirror.cache_folder)
-    report.fills = metric(mirror, "mirror_fills_in_progress")
-    report.evictions = metric(mirror, 'mirror_evictions_total{reason="size"}')
-    report.counted_bytes = metric(mirror, "mirror_cache_bytes")
+    report.fills = mirror.metric("mirror_fills_in_progress")
+    report.evictions = mirror.metric('mirror_evictions_total{reason="size"}')
+    report.counted_bytes = mirror.metric("mirror_cache_bytes")
     report.stored_bytes = sum(path.stat().st_size for path in stored_files(mirror.cache_folder))
     events = [
         event for event in mirror.events() if event["level"] == "error" and event["event"] not in _EXPECTED_ERRORS
@@ -215,9 +215,3 @@ def wrong_files(cache_folder: Path) -> list[str]:
         if hashlib.new(path.parts[-3], content).hexdigest() != path.name:
             wrong.append(path.name)
     return wrong
-
-
-def metric(mirror: MirrorProcess, name: str) -> float:
-    """Scrape one figure."""
-    text = mirror.request("/metrics").body.decode()
-    return float(text.partition(f"\n{name} ")[2].split()[0])

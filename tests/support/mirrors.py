@@ -27,6 +27,7 @@ from mirror.web.doors import Doors
 from mirror.web.htpasswd import Htpasswd
 from tests.support.clock import MovableClock
 from tests.support.ports import end_process, free_port, start_process, wait_for_group, wait_for_port
+from tests.support.waiting import wait_until
 
 _ROOT = Path(__file__).resolve().parents[2]
 _ANSWER_SECONDS = 30.0
@@ -205,6 +206,15 @@ class MirrorProcess:
             process.kill()
             process.wait()
             wait_for_group(process.pid)
+
+    def metric(self, series: str) -> float:
+        """Scrape one figure, by its name and its labels as they are written."""
+        text = self.request("/metrics").body.decode()
+        return float(text.partition(f"\n{series} ")[2].split()[0])
+
+    def settle(self) -> None:
+        """Wait until no download is in progress: a client has the last byte before the file has its name."""
+        wait_until(lambda: self.metric("mirror_fills_in_progress") == 0)
 
     def events(self) -> list[dict[str, object]]:
         """Return what it has logged."""
