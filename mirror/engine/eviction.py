@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _TICK_SECONDS = 1.0  # other workers store too, and other programs fill the disk
-_BATCH_OBJECTS = 64
+_BATCH_OBJECTS = 16
 EVICTION_LOCK = "evict"
+_USAGE_SECONDS = 1.0  # a long eviction spares what is used while it goes on
 _FREEING_SECONDS = 1.0  # what is still being sent frees its room only afterwards
 
 
@@ -66,6 +67,9 @@ class Eviction:
         self._is_full = False
         self._rounds = 0
         self._turn = asyncio.Lock()  # the lock among workers does not tell the callers of one process apart
+        self._admitting = 0
+        self._unaccounted_manifests = set[tuple["Repository", "Digest"]]()
+        self._unaccounted_blobs = set["Digest"]()
 
     def tell(self, memory: Memory) -> None:
         """Tell ``memory`` from now on what is no longer stored."""
@@ -110,7 +114,11 @@ class Eviction:
         await self._accounts.add_blob(digest, size_bytes)
         if not await self._excess_bytes():
             return True
-        await self._make_room_for_admitted()
+        self._admitting += 1
+        try:
+            await self._make_room_for_admitted()
+        finally:
+            self._admitting -= 1
         return not await self._accounts.touch([digest])
 
     async def settle(self, digest: Digest) -> None:
@@ -154,20 +162,26 @@ class Eviction:
 
     async def write_usage(self) -> None:
         """Hand on what was served; what there is no account of is accounted for, or forgotten where it is gone."""
-        manifests, blobs = self._usage.take()
-        digests = blobs | {digest for _, digest in manifests}
-        unknown = set(await self._accounts.touch(digests)) if digests else set()
-        if not unknown:
+        await self._touch_used()
+        if not self._unaccounted_manifests and not self._unaccounted_blobs:
             return
         async with self.held_off():
+            manifests, self._unaccounted_manifests = self._unaccounted_manifests, set()
+            blobs, self._unaccounted_blobs = self._unaccounted_blobs, set()
             for repository, digest in manifests:
-                if digest in unknown:
-                    for memory in self._memory:
-                        await memory.account(repository, digest)
-            for digest in blobs & unknown:
+                for memory in self._memory:
+                    await memory.account(repository, digest)
+            for digest in blobs:
                 size_bytes = await self._shelves.size_of(digest)
                 if size_bytes is not None:
                     await self._accounts.add_blob(digest, size_bytes)
+
+    async def _touch_used(self) -> None:
+        manifests, blobs = self._usage.take()
+        digests = blobs | {digest for _, digest in manifests}
+        unknown = set(await self._accounts.touch(digests)) if digests else set()
+        self._unaccounted_manifests |= {(repository, digest) for repository, digest in manifests if digest in unknown}
+        self._unaccounted_blobs |= blobs & unknown
 
     async def _make_room_on_disk(self) -> None:
         if await self._make_room() is EvictionReason.SPACE:
@@ -203,8 +217,13 @@ class Eviction:
         )
 
     async def _evict(self, reason: EvictionReason, needed_bytes: int) -> int:
-        """Remove this much, in small steps; return how much it was."""
+        """Remove this much, in small steps; return how much it was.
+
+        Between the steps requests have as much time as a step took, unless a blob waits for room to get its name.
+        """
         await self._remove(await self._accounts.doomed(_BATCH_OBJECTS))
+        clock = asyncio.get_running_loop().time
+        touched_at = began = clock()
         evicted_bytes = objects = 0
         while evicted_bytes < needed_bytes:
             removal = await self._accounts.evict(needed_bytes - evicted_bytes, limit=_BATCH_OBJECTS)
@@ -216,6 +235,12 @@ class Eviction:
             self._observer.evicted(reason.value, len(removal.digests), removal.size_bytes)
             evicted_bytes += removal.size_bytes
             objects += len(removal.digests)
+            if not self._admitting:
+                await asyncio.sleep(clock() - began)
+            if clock() - touched_at > _USAGE_SECONDS:
+                await self._touch_used()
+                touched_at = clock()
+            began = clock()
         if objects:
             log.info("cache.evicted", reason=reason.value, objects=objects, size_bytes=evicted_bytes)
         return evicted_bytes

@@ -67,13 +67,21 @@ class Removals:
             await self.catch_up()
 
     async def catch_up(self) -> None:
-        """Forget what was taken out since the last time."""
+        """Forget what was taken out since the last time, a little at a time."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while await self._forget_next():
+            await asyncio.sleep(loop.time() - began)
+            began = loop.time()
+
+    async def _forget_next(self) -> bool:
         removal, number = await self._journal.removals(self._number)
         if number == self._number:
-            return
+            return False
         if removal is None:
             await self._memory.forget_all()
         else:
             await self._memory.forget(removal)
         self._number = number
         await self._journal.note_removals(number)
+        return True

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from mirror.concurrency.unhurried import REST
 from mirror.errors import MirrorError
 from mirror.oci.manifest import MANIFEST_LIMIT_BYTES, parse
 
@@ -34,10 +35,9 @@ log = structlog.get_logger(__name__)
 _AGAIN_SECONDS: Final = 24 * 3600.0
 _START_SECONDS: Final = 2.0  # the first moments are for who has waited for the start
 _TURN_SECONDS: Final = 30.0  # another worker takes over that soon
-_REST: Final = 4.0
 _SHORTEST_REST_SECONDS: Final = 0.01
 _BATCH: Final = 64
-_ROWS: Final = 500
+_ROWS: Final = 100
 _PLACE: Final = "walked to"
 
 
@@ -82,7 +82,7 @@ class Upkeep:
     async def _rest(self) -> None:
         """Pause after a step, in proportion to how long it took."""
         loop = asyncio.get_running_loop()
-        await asyncio.sleep(max(_SHORTEST_REST_SECONDS, _REST * (loop.time() - self._began)))
+        await asyncio.sleep(max(_SHORTEST_REST_SECONDS, REST * (loop.time() - self._began)))
         self._began = loop.time()
 
     # ---- what is written down

@@ -19,7 +19,8 @@ from mirror.ports import Removal
 if TYPE_CHECKING:
     import sqlite3
 
-_KEPT: Final = 500
+_KEPT: Final = 2000
+_READ_AT_ONCE: Final = 4
 _TABLES: Final = (
     "CREATE TABLE IF NOT EXISTS removals (number INTEGER PRIMARY KEY, links TEXT NOT NULL, tags TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS readers (name INTEGER PRIMARY KEY, process INTEGER NOT NULL, number INTEGER NOT NULL)",
@@ -51,18 +52,19 @@ class Journal:
         return number
 
     def read(self, since: int) -> tuple[Removal | None, int]:
-        """Return what was taken out since a number, None where that is no longer known, and where to go on."""
+        """Return what was taken out next after a number, None where that is no longer known, and where to go on."""
         last = self._last()
         if last == since:
             return Removal(), since
-        rows = self._database.execute("SELECT links, tags FROM removals WHERE number > ?", (since,)).fetchall()
-        if len(rows) != last - since:  # too many for the journal, or another one has taken its place
+        following = "SELECT number, links, tags FROM removals WHERE number > ? ORDER BY number LIMIT ?"
+        rows = self._database.execute(following, (since, _READ_AT_ONCE)).fetchall()
+        if not rows or rows[0][0] != since + 1:  # too many for the journal, or another one has taken its place
             return None, last
         removal = Removal()
-        for links, tags in rows:
+        for _, links, tags in rows:
             removal.links += ((Repository.parse(name), Digest.parse(digest)) for name, digest in json.loads(links))
             removal.tags += ((Repository.parse(name), Tag(tag)) for name, tag in json.loads(tags))
-        return removal, last
+        return removal, rows[-1][0]
 
     def note_read(self, number: int) -> None:
         """Say that this process has forgotten everything up to a number."""

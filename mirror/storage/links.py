@@ -20,17 +20,19 @@ import os
 import secrets
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from mirror.errors import MirrorError
 from mirror.oci.reference import Repository
 from mirror.storage.files import open_file, write_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     Rows = dict[str, dict[str, Any] | None]
+
+T = TypeVar("T")
 
 _FILE = "file"
 _COMPACTED = ".compacted"  # no repository's name begins with a dot
@@ -61,12 +63,21 @@ class Position:
         return (self.inode, self.offset) == (status.st_ino, status.st_size)
 
 
+class Pace(Protocol):
+    """A way to go through items."""
+
+    def __call__(self, items: Iterable[T], /) -> Iterator[T]:
+        """Yield them."""
+        ...
+
+
 class LinkFiles:
     """The link files of one cache folder, shared by the workers; every call may raise OSError."""
 
-    def __init__(self, folder: Path) -> None:
-        """Take the folder; it need not exist yet."""
+    def __init__(self, folder: Path, pace: Pace = iter) -> None:
+        """Take the folder, which need not exist yet, and the pace at which to go through lines."""
         self._folder = folder
+        self._pace = pace
 
     def repositories(self) -> Iterator[Repository]:
         """Yield the repositories of which there is a file."""
@@ -106,26 +117,40 @@ class LinkFiles:
             if since is not None and since.file == name and since.offset <= status.st_size:
                 file.seek(since.offset)
             content = file.read(status.st_size - file.tell())
-        return _fold(content), Position(name or "?", status.st_ino, status.st_size)
+        return self._fold(content), Position(name or "?", status.st_ino, status.st_size)
+
+    def _fold(self, content: bytes) -> Rows:
+        """Return each row as its last line has it."""
+        rows: Rows = {}
+        for line in self._pace(content.split(b"\n")):
+            with contextlib.suppress(ValueError):
+                read = json.loads(line) if line else None
+                if isinstance(read, dict):
+                    rows |= {key: row for key, row in read.items() if row is None or isinstance(row, dict)}
+        return rows
 
     def compact(self, repository: Repository, keep: Callable[[str, Mapping[str, Any]], bool]) -> bool:
         """Write the file anew with the rows that ``keep`` says yes to, if it gets much shorter.
 
+        Nobody is kept from adding rows while it is read; where somebody has, it stays as it is.
+
         Return whether any is left; the file goes where none is.
         """
+        rows, end = self.read(repository, None)
+        kept = [(key, row) for key, row in self._pace(rows.items()) if row is not None and keep(key, row)]
+        content = b"".join(_line({key: row}) for key, row in self._pace(kept))
+        if end is None or (kept and len(content) * 2 >= end.offset):
+            return True
         path = self._path(repository)
         with self._locked(repository) as descriptor:
-            size_bytes = os.fstat(descriptor).st_size
-            rows = _fold(os.pread(descriptor, size_bytes, 0))
-            kept = [(key, row) for key, row in rows.items() if row is not None and keep(key, row)]
+            if not end.is_end_of(os.fstat(descriptor)):
+                return True
             if not kept:
                 path.unlink()
                 return False
-            content = b"".join([_line({_FILE: secrets.token_hex(8)}), *(_line({key: row}) for key, row in kept)])
-            if len(content) * 2 < size_bytes:
-                written = path.with_name(_COMPACTED)
-                written.write_bytes(content)
-                written.rename(path)
+            written = path.with_name(_COMPACTED)
+            written.write_bytes(_line({_FILE: secrets.token_hex(8)}) + content)
+            written.rename(path)
             return True
 
     def _path(self, repository: Repository) -> Path:
@@ -169,14 +194,3 @@ def _name_of(descriptor: int) -> str | None:
     with contextlib.suppress(ValueError, TypeError, KeyError):
         return str(json.loads(head)[_FILE])
     return None
-
-
-def _fold(content: bytes) -> Rows:
-    """Return each row as its last line has it."""
-    rows: Rows = {}
-    for line in content.split(b"\n"):
-        with contextlib.suppress(ValueError):
-            read = json.loads(line) if line else None
-            if isinstance(read, dict):
-                rows |= {key: row for key, row in read.items() if row is None or isinstance(row, dict)}
-    return rows

@@ -64,5 +64,8 @@ class HotValues(Generic[V]):
 
     async def drop(self, key: str) -> None:
         """Forget a value."""
-        self._total -= self._weights.pop(key, 0)
+        weight = self._weights.pop(key, None)
+        if weight is None:  # as of most of what is evicted
+            return
+        self._total -= weight
         await self._cache.delete(key)

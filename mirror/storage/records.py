@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from mirror.concurrency.unhurried import unhurried
 from mirror.errors import MirrorError
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Tag
@@ -29,6 +30,7 @@ class LinkRecords:
         """Take a layout whose folders exist."""
         self._layout = layout
         self._links = LinkFiles(layout.links)
+        self._unhurried_links = LinkFiles(layout.links, unhurried)
 
     async def repositories(self) -> Sequence[Repository]:
         """List the repositories of which something is written down."""
@@ -44,8 +46,8 @@ class LinkRecords:
         status, known = self._links.status(repository), Position.parse(mark)
         if status is None or (known is not None and known.is_end_of(status)):
             return None
-        rows, end = self._links.read(repository, None)
-        kept = {key: row for key, row in rows.items() if row is not None and self._is_stored(key, row)}
+        rows, end = self._unhurried_links.read(repository, None)
+        kept = {key: row for key, row in unhurried(rows.items()) if row is not None and self._is_stored(key, row)}
         return _record_of(repository, str(end), kept)
 
     def holders(self, digests: Collection[Digest]) -> Mapping[Digest, Sequence[Repository]]:
@@ -68,7 +70,7 @@ class LinkRecords:
         status = self._links.status(repository)
         if status is None or time.time() - status.st_mtime < _SETTLED_SECONDS:
             return True
-        return self._links.compact(repository, self._is_stored)
+        return self._unhurried_links.compact(repository, self._is_stored)
 
     def _is_stored(self, key: str, row: Mapping[str, Any]) -> bool:
         with suppress(MirrorError):
@@ -81,7 +83,7 @@ def _record_of(repository: Repository, mark: str, rows: Mapping[str, Mapping[str
     blobs: list[Digest] = []
     tags: dict[str, Digest] = {}
     pins: dict[str, Digest] = {}
-    for key, row in rows.items():
+    for key, row in unhurried(rows.items()):
         with suppress(MirrorError):
             digest = _digest_of(key, row)
             match key[:1]:

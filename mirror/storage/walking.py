@@ -9,6 +9,7 @@ import time
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Final
 
+from mirror.concurrency.unhurried import unhurried
 from mirror.errors import DigestInvalid, StorageError
 from mirror.oci.digest import Digest
 from mirror.ports import StoredFile
@@ -17,7 +18,7 @@ from mirror.storage.files import TEMPORARY_SUFFIX, open_in_thread, remove_quietl
 from mirror.storage.seals import Seals
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from mirror.storage.files import Layout
@@ -47,19 +48,20 @@ class StoredFiles:
 
     async def on_shelf(self, shelf: str) -> Mapping[Digest, StoredFile]:
         """Return the files of one shelf; whatever else lies there is left out."""
-        return await asyncio.to_thread(self.list_shelf, shelf)
+        return await asyncio.to_thread(lambda: dict(unhurried(self._files_of(shelf))))
 
     def list_shelf(self, shelf: str) -> Mapping[Digest, StoredFile]:
-        """Return what ``on_shelf`` does."""
+        """Return what ``on_shelf`` does, at once."""
+        return dict(self._files_of(shelf))
+
+    def _files_of(self, shelf: str) -> Iterator[tuple[Digest, StoredFile]]:
         algorithm, _, name = shelf.partition(":")
-        found = {}
         with suppress(OSError), os.scandir(self._layout.blobs / algorithm / name) as entries:
             for entry in entries:
                 with suppress(DigestInvalid, OSError):
                     file = _file_of(entry.stat(follow_symlinks=False))
                     if file is not None:
-                        found[Digest(algorithm, entry.name)] = file
-        return found
+                        yield Digest(algorithm, entry.name), file
 
     async def find(self, digest: Digest) -> StoredFile | None:
         """Look at one file."""
