@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -81,15 +82,17 @@ async def pull(mirror: MirrorProcess, habit: Habit) -> list[Answer]:
 async def pull_and_watch(mirror: MirrorProcess, habits: list[Habit]) -> tuple[list[list[Answer]], str]:
     """Pull everything of all upstreams at once; return the answers, and what the process list showed meanwhile."""
     shown: list[str] = []
+    loop = asyncio.get_running_loop()
 
-    async def watch() -> None:
+    async def watch(watcher: ThreadPoolExecutor) -> None:
         while True:
-            shown.append(await asyncio.to_thread(command_lines))
+            shown.append(await loop.run_in_executor(watcher, command_lines))
 
-    async with asyncio.TaskGroup() as group:
-        watching = group.create_task(watch())
-        pulled = await asyncio.gather(*(pull(mirror, habit) for habit in habits))
-        watching.cancel()
+    with ThreadPoolExecutor(1) as watcher:  # asyncio's own threads are busy with the pulls
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(watch(watcher))
+            pulled = await asyncio.gather(*(pull(mirror, habit) for habit in habits))
+            watching.cancel()
     return pulled, "".join(shown)
 
 

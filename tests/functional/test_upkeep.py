@@ -38,6 +38,7 @@ def image_bytes(*images: Image) -> int:
 async def pulled(client: MirrorClient, tag: str, image: Image) -> None:
     answers = await client.pull(NAME, tag, image)
     assert [answers[part.digest].body for part in image.blobs] == [part.content for part in image.blobs]
+    await client.settled()
 
 
 async def until(client: MirrorClient, condition: Callable[[], Awaitable[bool]]) -> None:
