@@ -8,10 +8,10 @@ ends with its last transfer.
 from __future__ import annotations
 
 import asyncio
-import gc
 from typing import TYPE_CHECKING, Self
 
 from mirror.app import running
+from mirror.cli import heap
 from mirror.concurrency.supervisor import Supervisor
 from mirror.errors import MirrorError
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from mirror.app import Counters
     from mirror.cli.reload import Settings
     from mirror.web.doors import Doors
-
-_COLLECTED_AFTER_OBJECTS = 10_000
 
 
 class Generations:
@@ -64,7 +62,7 @@ class Generations:
         life.add_done_callback(self._lives.discard)
         self._newest_retires.set()
         self._newest_retires = retires
-        _settle_memory()
+        heap.settle()
 
     async def _live(self, settings: Settings, began: asyncio.Future[None], retires: asyncio.Event) -> None:
         with self._doors.duplicated() as doors:
@@ -80,10 +78,3 @@ class Generations:
                 began.set_result(None)
                 await retires.wait()
                 await servers.drain(until=self._stopped)
-
-
-def _settle_memory() -> None:
-    """Let full collections pass over what is there now and stays; one in a few requests would be full otherwise."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_COLLECTED_AFTER_OBJECTS)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from mirror import __version__
-from mirror.cli import systemd
+from mirror.cli import heap, systemd
 from mirror.cli.client_config import ClientKind, url_of, written
 from mirror.cli.options import add_config_option, load_config
 from mirror.cli.reload import Settings
@@ -84,6 +84,7 @@ def run(options: argparse.Namespace) -> int:
         prepare_store(config)
         _welcome(config, listening)
         log.info("server.started", version=__version__, workers=count, cache=str(config.cache.dir))
+        heap.keep_small()
         if count == 1:
             asyncio.run(_serve(settings, listening.of_worker(0)))
             return 0

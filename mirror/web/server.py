@@ -48,6 +48,7 @@ log = structlog.get_logger(__name__)
 _READING = frozenset({"GET", "HEAD"})
 _CLIENT_LEFT = 499  # nginx's, in the log and the metrics: nothing was sent
 _HEAD_END = b"\r\n\r\n"
+_READ_AT_ONCE_BYTES = 16 * 1024  # asyncio makes room for 256 KiB at each read, of which a request takes 500 bytes
 _LOOKED_AFTER_SECONDS = 1.0
 _TOO_MANY_SECONDS = 1.0  # for the request of a connection too many, which is only going to be refused
 _WRITING = "this is a pull-through mirror: it answers GET and HEAD only; push to the registry itself"
@@ -210,6 +211,8 @@ class Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember who it is, unless it is a proxy, whose requests are others'."""
         super().connection_made(transport)
+        if hasattr(transport, "max_size"):
+            transport.max_size = _READ_AT_ONCE_BYTES
         peer = self._entrance.clients.peer(self.peername[0] if isinstance(self.peername, tuple) else self.peername)
         self._client = None if self._entrance.clients.is_proxy(peer) else peer
         if self._client is not None and self._client != UNIX:
