@@ -79,7 +79,8 @@ def run(options: argparse.Namespace) -> int:
     )
     with opening as listening, _shared_metrics(count):
         # only now: prometheus-client chooses, when it is imported, whether metrics are shared between processes
-        from mirror.app import prepare_store  # noqa: PLC0415 - see above
+        with heap.importing():
+            from mirror.app import prepare_store  # noqa: PLC0415 - see above
 
         prepare_store(config)
         _welcome(config, listening)
