@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import statistics
 import sys
@@ -71,6 +72,7 @@ def _measure(folder: Path, objects: int, requests: int) -> list[str]:
 def _make(folder: Path, objects: int) -> Library:
     began = time.perf_counter()
     library = make_library(folder / "made", objects)
+    os.sync()  # else the disk is at it still while the first requests are measured
     number = len(library.manifests) + len(library.blobs)
     print(f"{number} objects, {library.total_bytes} bytes, made in {time.perf_counter() - began:.0f} s", flush=True)
     return library
