@@ -170,7 +170,8 @@ class MirrorProcess:
         command = [sys.executable, "-m", "mirror", "serve", "--config", str(self._config)]
         command += ["--listen", f"{self._listen}:{self.port}", "--cache-dir", str(self.cache_folder)]
         command += ["--workers", str(self.workers)]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("MIRROR_")}
+        left_out = ("MIRROR_", "PYTHONDONTWRITEBYTECODE")  # a server that is installed has its bytecode
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
         with self.log_path.open("ab") as log:
             self._process = start_process(
                 command, output=log, errors=log, environment={**environment, "PYTHONPATH": str(_ROOT)}
