@@ -57,7 +57,7 @@ def mirror(registry: RegistryProcess, tmp_path_factory: pytest.TempPathFactory) 
     """Return a mirror that has two images."""
     token = tmp_path_factory.mktemp("admin") / "token"
     token.write_text(TOKEN)
-    extra = f'[access]\nadmin_token_file = "{token}"\n'
+    extra = f'[access]\nadmin_token_file = "{token}"\n[cache]\nverify = false\n'  # it would find the damage first
     urls = dict.fromkeys(("docker.io", "ghcr.io"), registry.base_url)
     with MirrorProcess(urls, extra=extra) as running:
         run_shell("mirror warm alpine:3.20 ghcr.io/owner/name:1; mirror pin alpine:3.20", running.folder, of(running))
