@@ -274,12 +274,9 @@ class Blobs:
     async def _find_held(self, upstream: Upstream, repository: Repository, digest: Digest) -> Held | None:
         key = _key(repository, digest)
         kept = await self._memory.find(key)
-        if kept is not None:
-            held: Held | None = _held(digest, *kept)
-        else:
-            held = await self._index.find_held(repository, digest)
-            if held is not None:
-                await self._memory.put(key, (held.descriptor.size_bytes, held.is_private))
+        held = await self._index.find_held(repository, digest) if kept is None else _held(digest, *kept)
+        if kept is None and held is not None:
+            await self._memory.put(key, _kept(held))
         if held is not None and held.is_private and not self._access.is_current(repository):
             await self._check_access(upstream, repository, digest)
         return held
@@ -310,7 +307,7 @@ class Blobs:
 
     async def _link(self, upstream: Upstream, repository: Repository, digest: Digest, size_bytes: int | None) -> Held:
         held = _held(digest, size_bytes or 0, upstream.is_private(repository))
-        await self._memory.put(_key(repository, digest), (held.descriptor.size_bytes, held.is_private))
+        await self._memory.put(_key(repository, digest), _kept(held))
         put = self._index.put_held(repository, [held])
         await asyncio.gather(self._access.note(upstream, repository), put, self._index.add_holder(repository, digest))
         return held
@@ -318,6 +315,10 @@ class Blobs:
 
 def _key(repository: Repository, digest: Digest) -> str:
     return f"blob:{repository}@{digest}"
+
+
+def _kept(held: Held) -> Kept:
+    return held.descriptor.size_bytes, held.is_private
 
 
 def _held(digest: Digest, size_bytes: int, is_private: bool) -> Held:  # noqa: FBT001 - as `Kept` has it

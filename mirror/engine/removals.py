@@ -19,7 +19,7 @@ class Journal(Protocol):
         ...
 
     async def removals(self, since: int) -> tuple[Removal | None, int]:
-        """Return what was taken out since a number, None where that is no longer known, and where to go on."""
+        """Return what was taken out next after a number, None where that is no longer known, and where to go on."""
         ...
 
     async def note_removals(self, number: int) -> None:

@@ -311,7 +311,7 @@ class DiskIndex:
         return await self._account(self._ledger.journal.begin) or 0
 
     async def removals(self, since: int) -> tuple[Removal | None, int]:
-        """Return what was taken out since a number, None where that is no longer known, and where to go on."""
+        """Return what was taken out next after a number, None where that is no longer known, and where to go on."""
         found = await self._account(lambda: self._ledger.journal.read(since))
         return (Removal(), since) if found is None else found
 

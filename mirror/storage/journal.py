@@ -28,7 +28,7 @@ _TABLES: Final = (
 
 
 class Journal:
-    """Numbered removals, the last few hundred of them."""
+    """Numbered removals, the last two thousand of them."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
         """Work on the ledger's own connection."""

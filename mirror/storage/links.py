@@ -138,7 +138,9 @@ class LinkFiles:
         """
         rows, end = self.read(repository, None)
         kept = [(key, row) for key, row in self._pace(rows.items()) if row is not None and keep(key, row)]
-        content = b"".join(_line({key: row}) for key, row in self._pace(kept))
+        content = b"".join(
+            [_line({_FILE: secrets.token_hex(8)}), *(_line({key: row}) for key, row in self._pace(kept))]
+        )
         if end is None or (kept and len(content) * 2 >= end.offset):
             return True
         path = self._path(repository)
@@ -149,7 +151,7 @@ class LinkFiles:
                 path.unlink()
                 return False
             written = path.with_name(_COMPACTED)
-            written.write_bytes(_line({_FILE: secrets.token_hex(8)}) + content)
+            written.write_bytes(content)
             written.rename(path)
             return True
 

@@ -211,7 +211,7 @@ class Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember who it is, unless it is a proxy, whose requests are others'."""
         super().connection_made(transport)
-        if hasattr(transport, "max_size"):
+        if hasattr(transport, "max_size"):  # TLS has buffers of its own (`web.site`)
             transport.max_size = _READ_AT_ONCE_BYTES
         peer = self._entrance.clients.peer(self.peername[0] if isinstance(self.peername, tuple) else self.peername)
         self._client = None if self._entrance.clients.is_proxy(peer) else peer

@@ -77,6 +77,7 @@ def test_the_figures_are_what_happened_also_when_a_worker_dies_and_after_a_resta
         assert of_hub(samples, "mirror_upstream_bytes_total") == registry.bytes_sent("blob") + registry.bytes_sent(
             "manifest"
         )
+        assert total(samples, "mirror_fills_in_progress") == 0
         assert total(samples, "mirror_workers") == 2
 
         os.kill(mirror.worker_pids[0], signal.SIGKILL)
