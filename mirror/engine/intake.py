@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
     from mirror.ports import BlobStream
 
-LIMIT_BYTES = 1024 * 1024
-_ENOUGH_BYTES = LIMIT_BYTES // 2
+LIMIT_BYTES = 2 * 1024 * 1024  # of which a slow transfer touches only what comes in a moment
 _GATHERING_SECONDS = 0.003
 
 
@@ -49,7 +48,7 @@ class Intake:
         """Note that the beginning of the room was filled."""
         self._size_bytes += size_bytes
         self._arrived.set()
-        if self._size_bytes >= _ENOUGH_BYTES or self._size_bytes == len(self._filling):
+        if self._size_bytes == len(self._filling):
             self._enough.set()
 
     async def wait_for_room(self) -> None:

@@ -29,6 +29,8 @@ FIGURES = (
     Figure(key="small_rate", title="hot image configuration", unit="requests per second"),
     Figure(key="blob4", title="hot blob, 4 clients", unit="MB per CPU second"),
     Figure(key="blob64", title="hot blob, 64 clients", unit="MB per CPU second"),
+    Figure(key="blob4_rate", title="hot blob, 4 clients", unit="MB per second"),
+    Figure(key="blob64_rate", title="hot blob, 64 clients", unit="MB per second"),
     Figure(key="blob4_all", title="hot blob, 4 clients", unit="MB per CPU second of server and clients"),
     Figure(key="blob64_all", title="hot blob, 64 clients", unit="MB per CPU second of server and clients"),
     Figure(key="cold", title="cold blob of 128 MB", unit="MB per second"),

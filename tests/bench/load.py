@@ -44,16 +44,13 @@ class Transfer:
     seconds: float
 
 
-def ask_again_and_again(
-    url: str, *, connections: int, seconds: int, each_on_its_own: bool = False, core: int | None = None
-) -> Load:
+def ask_again_and_again(url: str, *, connections: int, seconds: int, each_on_its_own: bool = False) -> Load:
     """Keep a number of connections busy with one URL, or make one for each request; wrk has one thread, so one core.
 
     Raises:
         LoadFailed: an answer was an error.
     """
-    command = [] if core is None else ["taskset", "--cpu-list", str(core)]
-    command += ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s"]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s"]
     command += ["-H", "Connection: close"] if each_on_its_own else []
     command += ["-H", _ACCEPT, "-s", str(_SCRIPT), url]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
+_LOOK_AGAIN_SECONDS = 0.3
+_IDLE_SHARE = 0.1
+_PATIENCE_SECONDS = 20
 _MEMORY = re.compile(r"^(VmRSS|VmHWM):\s+(\d+) kB$", re.MULTILINE)
 
 
@@ -57,3 +60,18 @@ def used_by(pids: Sequence[int]) -> Iterator[Usage]:
     yield usage
     usage.seconds = time.perf_counter() - started
     usage.cpu_seconds = cpu_seconds(pids) - before
+
+
+def wait_until_idle(pids: Sequence[int]) -> None:
+    """Wait until processes do next to nothing: what they do after the last byte belongs to them, and disturbs others.
+
+    Raises:
+        TimeoutError: they go on and on.
+    """
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        with used_by(pids) as used:
+            time.sleep(_LOOK_AGAIN_SECONDS)
+        if used.cpu_seconds < _IDLE_SHARE * used.seconds:
+            return
+    raise TimeoutError(f"processes {pids} are not idle after {_PATIENCE_SECONDS} s")
