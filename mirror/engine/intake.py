@@ -24,11 +24,11 @@ class Intake:
     Receiving at once matters when a transfer breaks: what was received counts, what the connection still holds is lost.
     """
 
-    def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
-        """Begin empty; each buffer has ``limit_bytes``."""
+    def __init__(self) -> None:
+        """Begin empty; each buffer has `LIMIT_BYTES`."""
         # pages of their own: those of a small blob are never touched, and all are given back, which a heap does not
-        self._filling = memoryview(mmap.mmap(-1, limit_bytes))
-        self._lent = memoryview(mmap.mmap(-1, limit_bytes))
+        self._filling = memoryview(mmap.mmap(-1, LIMIT_BYTES))
+        self._lent = memoryview(mmap.mmap(-1, LIMIT_BYTES))
         self._size_bytes = 0
         self._arrived = asyncio.Event()
         self._enough = asyncio.Event()
